@@ -1,0 +1,249 @@
+//! The resolved configuration: every default applied, every value checked.
+//!
+//! Plain data without serde and without positions. What stands here is what runs; `raw` describes the
+//! file and `resolve` turns one into the other.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// A whole, valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The listeners, workers and client-side limits.
+    pub server: Server,
+    /// The admin listener.
+    pub admin: Admin,
+    /// Logging.
+    pub log: Log,
+    /// At least one. Each has one budget (one gate).
+    pub upstreams: Vec<Upstream>,
+    /// At least one: the last is the built-in route `default`, whose matcher is the prefix `/`.
+    pub routes: Vec<Route>,
+}
+
+/// `[server]`: the side that clients see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// At least one address to accept clients on. Port 0 lets the system choose.
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads, 1 to 64. Default: the available cores, at most 4.
+    pub workers: usize,
+    /// Client connections at once, 1 to 1,000,000. Default 4,096.
+    pub max_connections: u32,
+    /// From the first byte of a request to the end of its head. Default 10 s.
+    pub header_timeout: Duration,
+    /// Between two requests of a connection, and before its first byte. Default 75 s.
+    pub idle_timeout: Duration,
+    /// The largest request head in bytes, 8 KiB to 1 MiB. Default 32 KiB.
+    pub max_header_bytes: usize,
+    /// After SIGTERM: how long `/ready` fails while connections are still accepted. Default 0.
+    pub drain_delay: Duration,
+    /// How long queued and in-flight requests may take to finish after that. Default 8 s.
+    pub shutdown_grace: Duration,
+    /// Peers whose `X-Forwarded-*` and `Forwarded` are kept. Default loopback and private networks.
+    pub trusted_proxies: Vec<Cidr>,
+    /// Which forwarding fields are written. Default `x-forwarded`.
+    pub forwarded: Forwarded,
+}
+
+/// An address range in CIDR notation; a single address is a range of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The network's first address.
+    pub network: IpAddr,
+    /// How many leading bits must agree: 0 to 32 for IPv4, 0 to 128 for IPv6.
+    pub prefix: u8,
+}
+
+/// Which forwarding fields tidegate writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Proto`, `-Host`.
+    XForwarded,
+    /// `Forwarded` (RFC 7239).
+    Rfc7239,
+    /// Both families.
+    Both,
+    /// Neither; what arrives passes through untouched.
+    Off,
+}
+
+/// `[admin]`: metrics, health and status on a listener of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Default `0.0.0.0:9909`.
+    pub listen: SocketAddr,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least severe level that is written. Default `info`.
+    pub level: LogLevel,
+    /// Default `auto`.
+    pub format: LogFormat,
+    /// Which requests get a line. Default `errors`.
+    pub access: AccessLog,
+}
+
+/// A log level, most severe first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Something failed that an operator must look at.
+    Error,
+    /// Something is wrong, and tidegate goes on.
+    Warn,
+    /// Milestones.
+    Info,
+    /// Details of connections.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which requests get a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// Those answered with 5xx or a rejection, and those whose body broke off.
+    Errors,
+    /// Each.
+    All,
+}
+
+/// `[upstream]` or `[upstreams.NAME]`: one application and the budget of slots that its routes share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Its name in metrics; `default` for `[upstream]`.
+    pub name: String,
+    /// Host name or address, without brackets. IPv6 addresses are stored bare.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Requests in flight at once over all routes of the budget, 1 to 100,000.
+    pub max_in_flight: u32,
+    /// Connections at once over all workers. Default 512.
+    pub max_connections: u32,
+    /// To open a connection, over all addresses of the host. Default 1 s.
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept; below the application's own keep-alive. Default 4 s.
+    pub idle_timeout: Duration,
+}
+
+/// `[[route]]` with everything it inherits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// The metric label.
+    pub name: String,
+    /// Which requests it takes.
+    pub matches: Match,
+    /// Index into [`Config::upstreams`].
+    pub upstream: usize,
+    /// How its requests are admitted.
+    pub admission: AdmissionMode,
+    /// Whether its requests count against the shared budget.
+    pub kind: RouteKind,
+    /// The route's own cap within the budget; for a stream route its bound outside it.
+    pub max_in_flight: Option<u32>,
+    /// Slots of the budget that other routes may not use. Default 0.
+    pub reserved: u32,
+    /// Places in the queue; 0: never wait. Default 1,024.
+    pub max_queue: u32,
+    /// The longest wait for a slot. Default 1 s.
+    pub max_wait: Duration,
+    /// Request sent to response head; `None`: no bound. Default 30 s.
+    pub response_timeout: Option<Duration>,
+    /// The longest silence inside either body; `None`: no bound. Default 30 s; none for streams.
+    pub idle_body_timeout: Option<Duration>,
+    /// What becomes of a request in flight whose client left. Default cancel.
+    pub on_client_abort: ClientAbort,
+    /// What a rejection looks like.
+    pub reject: Reject,
+}
+
+/// The conditions of a route: all that are given must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// A path that begins with `/`; a prefix on segment borders unless `exact`.
+    pub path: String,
+    /// The whole path must be equal.
+    pub exact: bool,
+    /// Upper-case method names; empty: any.
+    pub methods: Vec<String>,
+    /// Lower-case host names without port; `*.example.org` takes any subdomain; empty: any.
+    pub hosts: Vec<String>,
+}
+
+/// How a route's requests are admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdmissionMode {
+    /// Through the gate.
+    Queue,
+    /// Past the budget, without a queue, at most 32 at once: for probes.
+    Exempt,
+    /// Never: 404.
+    Deny,
+}
+
+/// Whether a route's requests count against the shared budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Ordinary requests.
+    Request,
+    /// Long-lived ones (server-sent events, long polling): a bound of their own, outside the budget.
+    Stream,
+}
+
+/// What becomes of a request in flight whose client left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAbort {
+    /// The upstream connection is closed; the slot is free once it is.
+    Cancel,
+    /// Once the request was sent whole, the slot is held until the application is done.
+    Finish,
+}
+
+/// `[reject]`: what a rejection looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// 503 or 429. Default 503.
+    pub status: u16,
+    /// Default `problem+json`.
+    pub body: RejectBody,
+    /// Default `auto`.
+    pub retry_after: RetryAfter,
+}
+
+/// The body of a rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectBody {
+    /// RFC 9457.
+    ProblemJson,
+    /// One plain line.
+    Text,
+    /// Empty.
+    None,
+}
+
+/// The `Retry-After` of a rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// Computed from queue and drain rate, 1 to 30 s.
+    Auto,
+    /// Whole seconds, 1 to 3,600.
+    Fixed(u32),
+    /// No such field.
+    Off,
+}

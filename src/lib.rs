@@ -1,0 +1,3 @@
+//! tidegate: a reverse-proxy sidecar that keeps one application at its best throughput.
+//!
+pub mod config;
