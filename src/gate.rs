@@ -110,8 +110,8 @@ pub struct TicketId(u32, u32);
 pub enum Verdict {
     /// Go.
     Admitted(Slot),
-    /// Wait: an [`Action`] tells when [`Gate::claim`] will know more.
-    Queued(Ticket),
+    /// Wait, until this deadline at the latest: an [`Action`] tells when [`Gate::claim`] knows more.
+    Queued(Ticket, Time),
     /// Turned away.
     Rejected(Rejection),
 }
@@ -320,10 +320,7 @@ impl Gate {
         self.waiters.get_mut(index).unannounced = false;
         let waker = self.waiters.get_mut(index).waker.take();
         let (place, generation) = self.waiters.ticket_id(index);
-        Some(Action {
-            ticket: TicketId(place, generation),
-            waker,
-        })
+        Some(Action { ticket: TicketId(place, generation), waker })
     }
 
     /// What the gate holds at `now`.
@@ -333,11 +330,7 @@ impl Gate {
         Snapshot {
             max_in_flight: self.limit,
             in_flight: self.in_flight,
-            lanes: self
-                .lanes
-                .iter()
-                .map(|lane| lane.snapshot(now, self.limit))
-                .collect(),
+            lanes: self.lanes.iter().map(|lane| lane.snapshot(now, self.limit)).collect(),
         }
     }
 
@@ -348,10 +341,7 @@ impl Gate {
         }
         if here.queue.len == 0 && self.has_slot_for(lane) {
             self.admit(lane);
-            return Verdict::Admitted(Slot {
-                lane,
-                granted: self.now,
-            });
+            return Verdict::Admitted(Slot { lane, granted: self.now });
         }
         let here = &mut self.lanes[lane as usize];
         if here.queue.len >= here.limits.max_queue {
@@ -362,10 +352,10 @@ impl Gate {
         }
         let (index, ticket) = self.waiters.insert(lane, self.now);
         self.waiters.push_back(&mut here.queue, index);
-        self.deadlines
-            .insert(index, self.now + here.limits.max_wait);
+        let deadline = self.now + here.limits.max_wait;
+        self.deadlines.insert(index, deadline);
         self.ready.refile(&mut self.lanes, lane);
-        Verdict::Queued(ticket)
+        Verdict::Queued(ticket, deadline)
     }
 
     /// Whether a lane could use a slot now, were it its turn.
@@ -406,14 +396,8 @@ impl Gate {
         if !self.has_budget() {
             return beside;
         }
-        let shared = || {
-            self.ready
-                .first(Standing::Shared)
-                .filter(|_| self.has_shared())
-        };
-        beside
-            .or_else(|| self.ready.first(Standing::Reserved))
-            .or_else(shared)
+        let shared = || self.ready.first(Standing::Shared).filter(|_| self.has_shared());
+        beside.or_else(|| self.ready.first(Standing::Reserved)).or_else(shared)
     }
 
     fn admit(&mut self, lane: u32) {
@@ -424,10 +408,7 @@ impl Gate {
         if here.limits.kind == LaneKind::Budget {
             self.shared_in_flight += here.beyond_reservation() - before;
             self.in_flight += 1;
-            invariant!(
-                self.in_flight <= self.limit,
-                "I1: the budget is never exceeded"
-            );
+            invariant!(self.in_flight <= self.limit, "I1: the budget is never exceeded");
         }
     }
 
@@ -492,10 +473,7 @@ impl Gate {
     /// The O(1) part of the audit, after every operation.
     fn check(&mut self, lane: u32) {
         self.lanes[lane as usize].check();
-        invariant!(
-            self.next_lane().is_none(),
-            "I4: nobody waits beside a slot that it may use"
-        );
+        invariant!(self.next_lane().is_none(), "I4: nobody waits beside a slot that it may use");
     }
 }
 
@@ -503,11 +481,8 @@ impl Gate {
 
 impl RejectReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [RejectReason; 3] = [
-        RejectReason::QueueFull,
-        RejectReason::MaxWait,
-        RejectReason::Draining,
-    ];
+    pub const ALL: [RejectReason; 3] =
+        [RejectReason::QueueFull, RejectReason::MaxWait, RejectReason::Draining];
     /// The label values, in the order of [`RejectReason::ALL`].
     pub const LABELS: [&'static str; 3] = ["queue_full", "max_wait", "draining"];
 
@@ -534,10 +509,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        invariant!(
-            std::thread::panicking(),
-            "I5: a slot is given back, never dropped"
-        );
+        invariant!(std::thread::panicking(), "I5: a slot is given back, never dropped");
     }
 }
 
@@ -555,10 +527,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        invariant!(
-            std::thread::panicking(),
-            "a ticket is claimed or abandoned, never dropped"
-        );
+        invariant!(std::thread::panicking(), "a ticket is claimed or abandoned, never dropped");
     }
 }
 

@@ -177,21 +177,13 @@ impl Lane {
     pub(super) fn reject(&mut self, now: Time, reason: RejectReason) -> Rejection {
         self.rejected[reason as usize] += 1;
         let fallback = self.limits.max_wait;
-        let retry_after = self
-            .returns
-            .next(now, self.queue.len, self.in_flight, fallback);
-        Rejection {
-            reason,
-            retry_after,
-        }
+        let retry_after = self.returns.next(now, self.queue.len, self.in_flight, fallback);
+        Rejection { reason, retry_after }
     }
 
     /// Takes a slot.
     pub(super) fn admit(&mut self) {
-        invariant!(
-            self.in_flight < self.limits.cap(),
-            "I1: a lane never exceeds its own cap"
-        );
+        invariant!(self.in_flight < self.limits.cap(), "I1: a lane never exceeds its own cap");
         self.in_flight += 1;
         self.admitted += 1;
     }

@@ -25,15 +25,8 @@ pub(super) struct Ready {
 
 impl Ready {
     pub(super) fn new() -> Ready {
-        let empty = Ends {
-            head: NIL,
-            tail: NIL,
-        };
-        Ready {
-            reserved: empty,
-            shared: empty,
-            beside: empty,
-        }
+        let empty = Ends { head: NIL, tail: NIL };
+        Ready { reserved: empty, shared: empty, beside: empty }
     }
 
     /// The lane whose turn it is in a list.
@@ -74,12 +67,7 @@ impl Ready {
     }
 
     fn unlink(&mut self, lanes: &mut [Lane], lane: u32) {
-        let Lane {
-            standing,
-            previous,
-            next,
-            ..
-        } = lanes[lane as usize];
+        let Lane { standing, previous, next, .. } = lanes[lane as usize];
         let Some(ends) = self.ends(standing) else {
             return;
         };

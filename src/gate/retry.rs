@@ -84,19 +84,12 @@ mod tests {
         assert_eq!(returns.next(Time::ZERO, 49, 5, SECOND), 3);
         let mut idle = Returns::default();
         idle.completed(Duration::from_millis(1));
-        assert_eq!(
-            idle.next(Time::ZERO, 0, 8, SECOND),
-            1,
-            "never below a second"
-        );
+        assert_eq!(idle.next(Time::ZERO, 0, 8, SECOND), 1, "never below a second");
     }
 
     #[test]
     fn nothing_completed_yet() {
-        assert_eq!(
-            Returns::default().next(Time::ZERO, 10, 1, Duration::from_millis(2500)),
-            3
-        );
+        assert_eq!(Returns::default().next(Time::ZERO, 10, 1, Duration::from_millis(2500)), 3);
     }
 
     #[test]
@@ -109,10 +102,7 @@ mod tests {
             per_second[after as usize] += 1;
         }
         // 100 a second drain; a tenth of them are return slots.
-        assert!(
-            per_second.iter().all(|&clients| clients <= 11),
-            "{per_second:?}"
-        );
+        assert!(per_second.iter().all(|&clients| clients <= 11), "{per_second:?}");
     }
 
     #[test]

@@ -47,11 +47,7 @@ pub(super) struct List {
 
 impl Default for List {
     fn default() -> List {
-        List {
-            head: NIL,
-            tail: NIL,
-            len: 0,
-        }
+        List { head: NIL, tail: NIL, len: 0 }
     }
 }
 
@@ -67,11 +63,7 @@ pub(super) struct Waiters {
 
 impl Waiters {
     pub(super) fn new() -> Waiters {
-        Waiters {
-            slab: Vec::new(),
-            free: NIL,
-            taken: 0,
-        }
+        Waiters { slab: Vec::new(), free: NIL, taken: 0 }
     }
 
     /// Takes a place; the waiter is in no list yet.
@@ -87,13 +79,7 @@ impl Waiters {
         waiter.lane = lane;
         waiter.arrived = arrived;
         waiter.next = NIL;
-        (
-            index,
-            Ticket {
-                index,
-                generation: waiter.generation,
-            },
-        )
+        (index, Ticket { index, generation: waiter.generation })
     }
 
     /// Gives a place back; the waiter must be in no list.
@@ -113,10 +99,7 @@ impl Waiters {
     pub(super) fn find(&self, ticket: &Ticket) -> u32 {
         let known = self.slab.get(ticket.index as usize);
         let valid = known.is_some_and(|w| w.generation == ticket.generation);
-        invariant!(
-            valid,
-            "a ticket names its waiter until it is claimed or abandoned"
-        );
+        invariant!(valid, "a ticket names its waiter until it is claimed or abandoned");
         ticket.index
     }
 
@@ -178,11 +161,7 @@ impl Waiters {
         let first = self.slab.len();
         self.slab.reserve_exact(CHUNK);
         for index in first..first + CHUNK {
-            let next = if index + 1 == first + CHUNK {
-                NIL
-            } else {
-                index as u32 + 1
-            };
+            let next = if index + 1 == first + CHUNK { NIL } else { index as u32 + 1 };
             self.slab.push(Waiter {
                 state: State::Free,
                 lane: 0,

@@ -47,17 +47,14 @@ struct Model {
 impl ModelLane {
     fn reserved(&self) -> u32 {
         match self.limits.kind {
-            LaneKind::Budget => self
-                .limits
-                .reserved
-                .min(self.limits.max_in_flight.unwrap_or(u32::MAX)),
+            LaneKind::Budget => {
+                self.limits.reserved.min(self.limits.max_in_flight.unwrap_or(u32::MAX))
+            }
             LaneKind::Beside => 0,
         }
     }
     fn capped(&self) -> bool {
-        self.limits
-            .max_in_flight
-            .is_some_and(|cap| self.in_flight >= cap)
+        self.limits.max_in_flight.is_some_and(|cap| self.in_flight >= cap)
     }
     fn turn(&self) -> Turn {
         match self.limits.kind {
@@ -80,20 +77,11 @@ impl Model {
             rejected: [0; 3],
         });
         let (limit, lanes) = (limits.max_in_flight, lanes.collect());
-        Model {
-            limit,
-            lanes,
-            turns: Vec::new(),
-            draining: false,
-            fates: Vec::new(),
-        }
+        Model { limit, lanes, turns: Vec::new(), draining: false, fates: Vec::new() }
     }
 
     fn in_flight(&self) -> u32 {
-        let budget = self
-            .lanes
-            .iter()
-            .filter(|lane| lane.limits.kind == LaneKind::Budget);
+        let budget = self.lanes.iter().filter(|lane| lane.limits.kind == LaneKind::Budget);
         budget.map(|lane| lane.in_flight).sum()
     }
 
@@ -122,11 +110,7 @@ impl Model {
         let here = &self.lanes[lane];
         let ready = !here.queue.is_empty() && !here.capped();
         let belongs = ready.then(|| here.turn());
-        let stands = self
-            .turns
-            .iter()
-            .find(|(l, _)| *l == lane)
-            .map(|(_, turn)| *turn);
+        let stands = self.turns.iter().find(|(l, _)| *l == lane).map(|(_, turn)| *turn);
         if to_the_end || belongs != stands {
             self.turns.retain(|(l, _)| *l != lane);
             self.turns.extend(belongs.map(|turn| (lane, turn)));
@@ -135,17 +119,12 @@ impl Model {
 
     fn dispatch(&mut self) {
         loop {
-            let next = [Turn::Beside, Turn::Reserved, Turn::Shared]
-                .into_iter()
-                .find_map(|turn| {
-                    let first = self.turns.iter().find(|(_, t)| *t == turn)?;
-                    self.allowed(first.0).then_some(first.0)
-                });
+            let next = [Turn::Beside, Turn::Reserved, Turn::Shared].into_iter().find_map(|turn| {
+                let first = self.turns.iter().find(|(_, t)| *t == turn)?;
+                self.allowed(first.0).then_some(first.0)
+            });
             let Some(lane) = next else { return };
-            let (id, _) = self.lanes[lane]
-                .queue
-                .pop_front()
-                .expect("a lane in turn has a waiter");
+            let (id, _) = self.lanes[lane].queue.pop_front().expect("a lane in turn has a waiter");
             self.refile(lane, false);
             self.lanes[lane].in_flight += 1;
             self.lanes[lane].admitted += 1;
@@ -186,8 +165,7 @@ impl Model {
         } else if here.limits.max_wait.is_zero() {
             Fate::Rejected(RejectReason::MaxWait)
         } else {
-            here.queue
-                .push_back((self.fates.len() as u64, now + here.limits.max_wait));
+            here.queue.push_back((self.fates.len() as u64, now + here.limits.max_wait));
             Fate::Waiting
         };
         if let Fate::Rejected(reason) = fate {
@@ -244,17 +222,9 @@ fn some_lane(random: &mut Random, kind: LaneKind) -> LaneLimits {
             LaneKind::Beside => Some(random.below(5) as u32),
             LaneKind::Budget => random.chance(40).then(|| random.below(5) as u32),
         },
-        reserved: if random.chance(30) {
-            random.below(4) as u32
-        } else {
-            0
-        },
+        reserved: if random.chance(30) { random.below(4) as u32 } else { 0 },
         max_queue: random.below(9) as u32,
-        max_wait: Duration::from_micros(if random.chance(5) {
-            0
-        } else {
-            random.below(300)
-        }),
+        max_wait: Duration::from_micros(if random.chance(5) { 0 } else { random.below(300) }),
     }
 }
 
@@ -262,29 +232,14 @@ impl Walk {
     fn new(seed: u64) -> Walk {
         let mut random = Random::new(seed);
         let lanes = (0..1 + random.below(5)).map(|_| {
-            let kind = if random.chance(20) {
-                LaneKind::Beside
-            } else {
-                LaneKind::Budget
-            };
+            let kind = if random.chance(20) { LaneKind::Beside } else { LaneKind::Budget };
             some_lane(&mut random, kind)
         });
         let lanes: Vec<_> = lanes.collect();
-        let limits = Limits {
-            max_in_flight: random.below(9) as u32,
-            lanes,
-        };
+        let limits = Limits { max_in_flight: random.below(9) as u32, lanes };
         let (gate, model) = (Gate::new(Time::ZERO, &limits), Model::new(&limits));
         let (tickets, slots) = (Vec::new(), Vec::new());
-        Walk {
-            random,
-            now: Time::ZERO,
-            gate,
-            model,
-            limits,
-            tickets,
-            slots,
-        }
+        Walk { random, now: Time::ZERO, gate, model, limits, tickets, slots }
     }
 
     fn step(&mut self) {
@@ -313,7 +268,7 @@ impl Walk {
         let id = self.model.fates.len() as u64 - 1;
         match (self.gate.arrive(self.now, lane), expected) {
             (Verdict::Admitted(slot), Fate::Granted) => self.slots.push(slot),
-            (Verdict::Queued(ticket), Fate::Waiting) => {
+            (Verdict::Queued(ticket, _), Fate::Waiting) => {
                 // Sometimes a shell claims at once, sometimes only when it is woken.
                 if self.random.chance(70) {
                     match self.gate.claim(ticket, Waker::noop()) {
@@ -349,10 +304,7 @@ impl Walk {
         let at = self.random.below(self.tickets.len() as u64) as usize;
         let (id, lane, ticket) = self.tickets.swap_remove(at);
         self.model.abandon(self.now, lane, id);
-        match (
-            self.gate.abandon(self.now, ticket),
-            self.model.fates[id as usize],
-        ) {
+        match (self.gate.abandon(self.now, ticket), self.model.fates[id as usize]) {
             (Abandoned::Left, Fate::Waiting) | (Abandoned::WasRejected, Fate::Rejected(_)) => {}
             (Abandoned::WasGranted(slot), Fate::Granted) => {
                 self.model.complete(self.now, lane);
@@ -383,10 +335,7 @@ impl Walk {
 
     fn claim(&mut self, at: usize) {
         let (id, lane, ticket) = self.tickets.swap_remove(at);
-        match (
-            self.gate.claim(ticket, Waker::noop()),
-            self.model.fates[id as usize],
-        ) {
+        match (self.gate.claim(ticket, Waker::noop()), self.model.fates[id as usize]) {
             (Claim::Waiting(ticket), Fate::Waiting) => self.tickets.push((id, lane, ticket)),
             (Claim::Granted(slot, _), Fate::Granted) => self.slots.push(slot),
             (Claim::Rejected(rejection, _), Fate::Rejected(reason)) => {
@@ -399,18 +348,11 @@ impl Walk {
     fn drain_actions(&mut self) {
         while let Some(action) = self.gate.poll_action() {
             let named = |ticket: &Ticket| -> TicketId { ticket.id() };
-            let at = self
-                .tickets
-                .iter()
-                .position(|(_, _, t)| named(t) == action.ticket);
+            let at = self.tickets.iter().position(|(_, _, t)| named(t) == action.ticket);
             let at = at.expect("an action names a ticket that somebody holds");
             let before = self.tickets.len();
             self.claim(at);
-            assert_eq!(
-                self.tickets.len(),
-                before - 1,
-                "an action comes with a resolution"
-            );
+            assert_eq!(self.tickets.len(), before - 1, "an action comes with a resolution");
         }
     }
 
@@ -425,10 +367,7 @@ impl Walk {
             assert_eq!(counts, (model.arrivals, model.admitted, model.abandoned));
         }
         let deadlines = self.model.lanes.iter().flat_map(|lane| &lane.queue);
-        assert_eq!(
-            self.gate.next_deadline(),
-            deadlines.map(|(_, deadline)| *deadline).min()
-        );
+        assert_eq!(self.gate.next_deadline(), deadlines.map(|(_, deadline)| *deadline).min());
     }
 
     fn finish(mut self, by_draining: bool) {
