@@ -3,3 +3,4 @@
 pub mod admission;
 pub mod config;
 pub mod gate;
+pub mod upstream;
