@@ -81,7 +81,7 @@ impl UpstreamError {
     }
 
     /// Why an exchange on an open connection failed before its response head.
-    pub(super) fn exchanging(error: &hyper::Error) -> UpstreamError {
+    pub fn exchanging(error: &hyper::Error) -> UpstreamError {
         if error.is_parse_too_large() {
             UpstreamError::HttpResponseHeaderSectionSize
         } else if error.is_parse() {
