@@ -216,7 +216,7 @@ fn rejected(reading: &Reading, names: &Names) -> MetricFamily {
             "one count a reason"
         );
         for (reason, count) in names.reasons.iter().zip(&route.rejected) {
-            family.push(&[("route", name), ("reason", reason)], *count as f64);
+            family.push(&[("reason", reason), ("route", name)], *count as f64);
         }
     }
     family.build()
