@@ -4,6 +4,7 @@
 //! into a bounded buffer and written by a thread of its own (`lines`). Lines that the buffer or the sink
 //! did not take are counted: [`lost_lines`]. Bounds: 8 KiB a line, 2 MiB of lines in memory.
 
+mod escape;
 mod format;
 mod lines;
 

@@ -21,6 +21,9 @@ pub(super) const CAPACITY: usize = 1 << 20;
 const KEEP: usize = 64 << 10;
 /// How long to leave a sink alone that is non-blocking and full.
 const FULL_SINK_PAUSE: Duration = Duration::from_millis(10);
+/// Rest after each write, so that a stream of lines becomes a few large writes and wakes the writer a
+/// thousand times a second at most. The first line after silence is written at once.
+const REST: Duration = Duration::from_millis(1);
 
 /// Lines on their way to the sink.
 pub(super) struct Lines {
@@ -128,6 +131,7 @@ impl Lines {
             }
             batch.clear();
             batch.shrink_to(KEEP);
+            thread::sleep(REST);
         }
     }
 
