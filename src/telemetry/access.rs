@@ -1,11 +1,13 @@
 //! The access log: a line for a request that is worth one.
 //!
-//! `[log] access` says which: `all`, `errors` or `off`, whatever the log's level. The query is never
-//! written, since it is where tokens and personal data stand; neither is user information in a target.
+//! `[log] access` says which: `all`, `errors` or `off`, whatever the log's level. The query is
+//! never written, since it is where tokens and personal data stand; neither is user information in
+//! a target.
 //!
-//! A flood must not make logging the load, so rejections and failures of the upstream are thinned out in
-//! both modes, and in mode `errors` every line is: five a second in full, the rest as one summary line a
-//! second for each route and cause. No request goes without being either written or counted.
+//! A flood must not make logging the load, so rejections and failures of the upstream are thinned
+//! out in both modes, and in mode `errors` every line is: five a second in full, the rest as one
+//! summary line a second for each route and cause. No request goes without being either written or
+//! counted.
 
 mod limiter;
 mod text;
@@ -93,8 +95,9 @@ impl AccessLogger {
         }
     }
 
-    /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before a
-    /// record is put together. `troubled`: it was rejected, its upstream failed or its response broke off.
+    /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before
+    /// a record is put together. `troubled`: it was rejected, its upstream failed or its response
+    /// broke off.
     pub fn wants(&self, status: u16, troubled: bool) -> bool {
         match self.mode {
             AccessLog::Off => false,
@@ -132,8 +135,8 @@ impl AccessLogger {
         }
     }
 
-    /// Writes the summaries of floods whose second is over. To be called about once a second, so that
-    /// one appears also when the flood has stopped.
+    /// Writes the summaries of floods whose second is over. To be called about once a second, so
+    /// that one appears also when the flood has stopped.
     pub fn tick(&self, now: Instant) {
         for flood in Flood::BOTH {
             let over = lock(self.limiter(flood)).due(now);

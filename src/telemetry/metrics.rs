@@ -1,12 +1,14 @@
 //! The metric families of the Prometheus page and the handles that the request path updates.
 //!
 //! Names, types and labels are an interface: the golden test `telemetry_metrics` holds them. Label
-//! values come from the configuration and from closed sets, never from a request. Every known series
-//! exists from the start, at zero, because `rate()` cannot see a series that appears with its first event.
+//! values come from the configuration and from closed sets, never from a request. Every known
+//! series exists from the start, at zero, because `rate()` cannot see a series that appears with
+//! its first event.
 //!
-//! Two kinds of families meet on the page. Events (requests, waits, errors) are counted here, through
-//! handles resolved once at start: no lookup, lock or allocation on the path of a request. State (depths,
-//! limits, the gate's own counters) is owned by other layers and read at the scrape as a [`Reading`].
+//! Two kinds of families meet on the page. Events (requests, waits, errors) are counted here,
+//! through handles resolved once at start: no lookup, lock or allocation on the path of a request.
+//! State (depths, limits, the gate's own counters) is owned by other layers and read at the scrape
+//! as a [`Reading`].
 
 mod family;
 mod reading;
@@ -71,8 +73,9 @@ pub struct WorkerMetrics {
 impl Metrics {
     /// Creates every series that the configuration implies.
     ///
-    /// `reasons` are the values of the label `reason` of `tidegate_rejected_total`, `errors` those of the
-    /// label `error` of `tidegate_upstream_errors_total` (RFC 9209, section 2.3). Both are closed sets.
+    /// `reasons` are the values of the label `reason` of `tidegate_rejected_total`, `errors` those
+    /// of the label `error` of `tidegate_upstream_errors_total` (RFC 9209, section 2.3). Both are
+    /// closed sets.
     pub fn new(
         config: &Config,
         reasons: &'static [&'static str],
@@ -128,8 +131,8 @@ impl Metrics {
 
     /// The whole page in the text exposition format, families sorted by name.
     ///
-    /// `reading` is taken by the caller just before, so that its figures belong together. On Linux this
-    /// reads a few small files under `/proc`.
+    /// `reading` is taken by the caller just before, so that its figures belong together. On Linux
+    /// this reads a few small files under `/proc`.
     pub fn encode(&self, reading: &Reading) -> Vec<u8> {
         let mut families = self.registry.gather();
         reading::append(&mut families, reading, &self.names);

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The path of a request target in any of its forms (RFC 9112, section 3.2), without query, fragment
-/// and user information.
+/// The path of a request target in any of its forms (RFC 9112, section 3.2), without query,
+/// fragment and user information.
 pub(super) fn path(target: &str) -> &str {
     let end = target.find(['?', '#']).unwrap_or(target.len());
     let target = &target[..end];

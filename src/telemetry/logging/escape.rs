@@ -1,8 +1,8 @@
 //! Makes a value harmless on its way into a log line.
 //!
-//! Whatever a request puts into a value, a line stays one line and a terminal shows it as characters:
-//! control characters (C0, DEL, C1), line and paragraph separators, and invisible or direction-changing
-//! characters are escaped, for JSON as `\u2028`, for people as `\u{2028}`.
+//! Whatever a request puts into a value, a line stays one line and a terminal shows it as
+//! characters: control characters (C0, DEL, C1), line and paragraph separators, and invisible or
+//! direction-changing characters are escaped, for JSON as `\u2028`, for people as `\u{2028}`.
 
 use std::fmt::{self, Write};
 
@@ -90,8 +90,8 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
-/// Control characters, separators of lines, and characters that are invisible or change the direction
-/// of what follows: nothing that a reader could see as what it is.
+/// Control characters, separators of lines, and characters that are invisible or change the
+/// direction of what follows: nothing that a reader could see as what it is.
 pub(super) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character,

@@ -1,7 +1,7 @@
 //! How a log line looks: JSON for machines, text for people.
 //!
-//! Each value passes through `escape`, so that no request can forge a line; each value and each line is
-//! bounded in length. Pure: the time is an argument, and the line goes to a `String`.
+//! Each value passes through `escape`, so that no request can forge a line; each value and each
+//! line is bounded in length. Pure: the time is an argument, and the line goes to a `String`.
 
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -214,8 +214,9 @@ fn push_time(out: &mut String, now: SystemTime) {
     );
 }
 
-/// The date `days` after 1970-01-01 in the Gregorian calendar, by Howard Hinnant's `civil_from_days`
-/// (chrono-Compatible Low-Level Date Algorithms). Years begin in March, so that a leap day is the last.
+/// The date `days` after 1970-01-01 in the Gregorian calendar, by Howard Hinnant's
+/// `civil_from_days` ("chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so that a
+/// leap day is the last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

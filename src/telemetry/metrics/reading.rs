@@ -1,7 +1,8 @@
 //! What a scrape reads from the layers that own it, and the families made of it.
 //!
-//! Nothing here is kept: a [`Reading`] is filled under the owners' locks, put on the page and dropped.
-//! Both sides of the balance `arrivals = admitted + rejected + abandoned + queued` come from one reading.
+//! Nothing here is kept: a [`Reading`] is filled under the owners' locks, put on the page and
+//! dropped. Both sides of the balance `arrivals = admitted + rejected + abandoned + queued` come
+//! from one reading.
 
 use prometheus::proto::MetricFamily;
 

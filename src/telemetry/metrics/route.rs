@@ -12,7 +12,8 @@ use prometheus::{
 
 use super::register;
 
-/// Seconds. Half a millisecond is the shortest wait worth telling from none; `max_wait` is 1 s by default.
+/// Seconds. Half a millisecond is the shortest wait worth telling from none; `max_wait` is 1 s by
+/// default.
 const QUEUE_WAIT_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -21,8 +22,8 @@ const UPSTREAM_BUCKETS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-/// Statuses that exist from the start for every route: success, and what tidegate itself answers with.
-/// A route's own rejection status joins them.
+/// Statuses that exist from the start for every route: success, and what tidegate itself answers
+/// with. A route's own rejection status joins them.
 const KNOWN_CODES: [u16; 7] = [200, 400, 404, 408, 502, 503, 504];
 /// Codes with a series of their own.
 const CODES: std::ops::Range<u16> = 100..600;
@@ -84,8 +85,8 @@ impl RouteFamilies {
             ),
             upstream_duration: histogram(
                 "tidegate_upstream_duration_seconds",
-                "Time from the grant of a slot to the head of the application's response, in seconds. \
-                 Only forwarded requests: rejections do not flatter it.",
+                "Time from the grant of a slot to the head of the application's response, in \
+                 seconds. Only forwarded requests: rejections do not flatter it.",
                 &UPSTREAM_BUCKETS,
             ),
             upstream_errors: counter(
@@ -147,7 +148,7 @@ impl RouteMetrics {
     }
 
     /// The application failed to answer; `index` is that of the token in the `errors` given to
-    /// [`Metrics::new`].
+    /// [`Metrics::new`](super::Metrics::new).
     ///
     /// # Panics
     /// If there is no such token.
@@ -196,8 +197,8 @@ struct Requests {
     route: String,
     /// The series that exist from the start; few enough to walk.
     known: Vec<(u16, IntCounter)>,
-    /// One place for each of [`CODES`] and one for "other"; made when the first of them occurs, since
-    /// most routes never see one and a thousand routes would pay for it.
+    /// One place for each of [`CODES`] and one for "other"; made when the first of them occurs,
+    /// since most routes never see one and a thousand routes would pay for it.
     unusual: OnceLock<Box<[OnceLock<IntCounter>]>>,
 }
 
