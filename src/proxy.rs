@@ -14,6 +14,7 @@ mod respond;
 pub mod route;
 mod screen;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use hyper::body::Incoming;
 
 use crate::admission::{Admission, Entry, Permit};
 use crate::config::{
-    AdmissionMode, ClientAbort, Config, Reject, RejectBody, RetryAfter, Route, RouteKind,
+    AdmissionMode, ClientAbort, Config, Reject, Route, RouteKind,
 };
 use crate::gate::{LaneKind, LaneLimits, LaneSnapshot, Limits, Rejection};
 use crate::telemetry::access::AccessLogger;
@@ -52,7 +53,6 @@ pub const MAX_EXEMPT: u32 = 32;
 pub struct Gone;
 
 /// Everything that requests share.
-#[derive(Debug)]
 pub struct Proxy {
     table: RouteTable,
     plans: Vec<Plan>,
@@ -349,6 +349,12 @@ fn denied_reading() -> RouteReading {
 fn authority(host: &str, port: u16) -> HeaderValue {
     let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     HeaderValue::from_str(&text).expect("a checked host is a valid field value")
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("plans", &self.plans).finish_non_exhaustive()
+    }
 }
 
 // === impl Plan ===

@@ -55,7 +55,6 @@ struct Open {
 }
 
 /// The body of a request on its way to the application. It is not read before it is first polled.
-#[derive(Debug)]
 pub(super) struct UploadBody {
     incoming: Incoming,
     upload: Arc<Upload>,

@@ -1,13 +1,16 @@
 //! The access log: a line for a request that is worth one.
 //!
-//! `[log] access` says which: `all`, `errors` or `off`, whatever the log's level. The query is never
-//! written, since it is where tokens and personal data stand; neither is user information in a target.
+//! `[log] access` says which: `all`, `errors` or `off`, whatever the log's level. The query is
+//! never written, since it is where tokens and personal data stand; neither is user information in
+//! a target.
 //!
-//! A flood must not make logging the load, so rejections and failures of the upstream are thinned out in
-//! both modes, and in mode `errors` every line is: five a second in full, the rest as one summary line a
-//! second for each route and cause. No request goes without being either written or counted.
+//! A flood must not make logging the load, so rejections and failures of the upstream are thinned
+//! out in both modes, and in mode `errors` every line is: five a second in full, the rest as one
+//! summary line a second for each route and cause. No request goes without being either written or
+//! counted.
 
 mod limiter;
+mod text;
 mod trace;
 
 use std::net::IpAddr;
@@ -19,6 +22,7 @@ use tracing::{Level, event};
 use crate::config::AccessLog;
 use crate::telemetry::metrics::AbortStage;
 use limiter::{Limiter, Summary};
+use text::{Cut, path};
 
 /// The `target` of access lines.
 pub const TARGET: &str = "tidegate::access";
@@ -91,8 +95,9 @@ impl AccessLogger {
         }
     }
 
-    /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before a
-    /// record is put together. `troubled`: it was rejected, its upstream failed or its response broke off.
+    /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before
+    /// a record is put together. `troubled`: it was rejected, its upstream failed or its response
+    /// broke off.
     pub fn wants(&self, status: u16, troubled: bool) -> bool {
         match self.mode {
             AccessLog::Off => false,
@@ -103,7 +108,9 @@ impl AccessLogger {
 
     /// Writes the request's line, or counts it for a summary, or neither if it is not wanted.
     pub fn log(&self, record: &AccessRecord<'_>) {
-        self.log_at(Instant::now(), record);
+        if self.wants(record.status, record.troubled()) {
+            self.log_at(Instant::now(), record);
+        }
     }
 
     /// [`log`](AccessLogger::log) at a given time.
@@ -128,8 +135,8 @@ impl AccessLogger {
         }
     }
 
-    /// Writes the summaries of floods whose second is over. To be called about once a second, so that
-    /// one appears also when the flood has stopped.
+    /// Writes the summaries of floods whose second is over. To be called about once a second, so
+    /// that one appears also when the flood has stopped.
     pub fn tick(&self, now: Instant) {
         for flood in Flood::BOTH {
             let over = lock(self.limiter(flood)).due(now);
@@ -224,43 +231,9 @@ fn write(record: &AccessRecord<'_>) {
     }
 }
 
-/// The path of a request target in any of its forms (RFC 9112, section 3.2), without query, fragment
-/// and user information.
-fn path(target: &str) -> &str {
-    let end = target.find(['?', '#']).unwrap_or(target.len());
-    let target = &target[..end];
-    if target.starts_with('/') {
-        return target;
-    }
-    match target.split_once("://") {
-        // The absolute form.
-        Some((_, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
-        // `*`, or the authority of CONNECT.
-        None => target.rsplit_once('@').map_or(target, |(_, host)| host),
-    }
-}
-
 /// Milliseconds with three decimals.
 fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
-}
-
-/// At most so many bytes of a text, with `…` where it was cut.
-struct Cut<'a>(&'a str, usize);
-
-impl std::fmt::Display for Cut<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Cut(text, limit) = *self;
-        if text.len() <= limit {
-            return formatter.write_str(text);
-        }
-        let end = (0..=limit)
-            .rev()
-            .find(|end| text.is_char_boundary(*end))
-            .unwrap_or(0);
-        formatter.write_str(&text[..end])?;
-        formatter.write_str("…")
-    }
 }
 
 #[cfg(test)]
@@ -435,23 +408,5 @@ mod tests {
             "{}",
             path.len()
         );
-    }
-
-    #[test]
-    fn only_the_path_of_a_target_is_written() {
-        for (target, expected) in [
-            ("/", "/"),
-            ("/a/b?c=/d", "/a/b"),
-            ("/a#b", "/a"),
-            ("/user@host://x", "/user@host://x"),
-            ("http://user:password@host/a?b", "/a"),
-            ("http://host?b=/c", "/"),
-            ("*", "*"),
-            ("user@host:443", "host:443"),
-            ("?x", ""),
-            ("", ""),
-        ] {
-            assert_eq!(path(target), expected, "{target}");
-        }
     }
 }

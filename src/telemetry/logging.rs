@@ -1,9 +1,11 @@
 //! Logging: `tracing` events become lines on standard error that no request ever waits for.
 //!
-//! [`init`] installs the global subscriber. A line is formatted where the event happens (`format`), put
-//! into a bounded buffer and written by a thread of its own (`lines`). Lines that the buffer or the sink
-//! did not take are counted: [`lost_lines`]. Bounds: 8 KiB a line, 2 MiB of lines in memory.
+//! [`init`] installs the global subscriber. A line is formatted where the event happens (`format`),
+//! put into a bounded buffer and written by a thread of its own (`lines`). Lines that the buffer or
+//! the sink did not take are counted: [`lost_lines`]. Bounds: 8 KiB a line, 2 MiB of lines in
+//! memory.
 
+mod escape;
 mod format;
 mod lines;
 
@@ -35,7 +37,8 @@ const PANIC_PATIENCE: Duration = Duration::from_millis(200);
 /// The process's lines; one, like standard error itself.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 
-/// Keeps logging going. Its drop writes what is waiting, for at most 1 s; later lines count as lost.
+/// Keeps logging going. Its drop writes what is waiting, for at most 1 s; later lines count as
+/// lost.
 #[must_use = "dropping the guard ends logging"]
 pub struct LogGuard {
     lines: Arc<Lines>,
@@ -43,10 +46,10 @@ pub struct LogGuard {
 
 /// Installs the global subscriber and the thread that writes its lines to standard error.
 ///
-/// `format = "auto"` is text on a terminal, else JSON. Colours appear on a terminal only, and not when
-/// the variable `NO_COLOR` is set (no-color.org). `level` filters all lines but those of the access log,
-/// which has its own key. Panics become lines too. Meant to be called once, at start: a second call
-/// changes nothing.
+/// `format = "auto"` is text on a terminal, else JSON. Colours appear on a terminal only, and not
+/// when the variable `NO_COLOR` is set (no-color.org). `level` filters all lines but those of the
+/// access log, which has its own key. Panics become lines too. Meant to be called once, at start: a
+/// second call changes nothing.
 pub fn init(log: &Log) -> LogGuard {
     let lines = Arc::new(Lines::new(lines::CAPACITY));
     let guard = LogGuard {
@@ -100,8 +103,8 @@ impl Drop for LogGuard {
     }
 }
 
-/// Standard error without the lock of `std::io::Stderr`: a blocked write under it would stall whoever
-/// else prints.
+/// Standard error without the lock of `std::io::Stderr`: a blocked write under it would stall
+/// whoever else prints.
 fn stderr() -> Box<dyn Write> {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(descriptor) => Box::new(File::from(descriptor)),
@@ -128,8 +131,8 @@ fn level_filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// The default hook would print under the lock of standard error and, if that is a full pipe, stall.
-/// Written without `tracing`, which may be what panicked.
+/// The default hook would print under the lock of standard error and, if that is a full pipe,
+/// stall. Written without `tracing`, which may be what panicked.
 fn log_panic(lines: &Lines, style: Style, info: &PanicHookInfo<'_>) {
     let payload = info.payload();
     let what = payload.downcast_ref::<&str>().copied();
@@ -167,7 +170,8 @@ impl<S: Subscriber> Layer<S> for LineLayer {
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         thread_local!(static BUFFER: Cell<String> = const { Cell::new(String::new()) });
-        // Taken rather than borrowed: formatting a value may itself log. A thread that is ending has none.
+        // Taken rather than borrowed: formatting a value may itself log. A thread that is ending
+        // has none.
         let mut out = BUFFER.try_with(Cell::take).unwrap_or_default();
         let metadata = event.metadata();
         let mut line = Line::begin(

@@ -1,7 +1,8 @@
 //! The `process_*` families, from `/proc/self` and without `unsafe`.
 //!
-//! Written here because the `prometheus` crate's collector counts whole seconds of CPU time. A file that
-//! cannot be read leaves its families out; elsewhere than on Linux there are none. Sources: proc(5).
+//! Written here because the `prometheus` crate's collector counts whole seconds of CPU time. A file
+//! that cannot be read leaves its families out; elsewhere than on Linux there are none. Sources:
+//! proc(5).
 
 use std::fs;
 
@@ -121,7 +122,8 @@ fn clock_ticks(auxv: &[u8]) -> Option<f64> {
     (ticks > 0).then_some(ticks as f64)
 }
 
-/// Since Linux 6.2 the size of the directory is the count; before, it is 0 and the entries are counted.
+/// Since Linux 6.2 the size of the directory is the count; before, it is 0 and the entries are
+/// counted.
 fn open_fds() -> Option<f64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {

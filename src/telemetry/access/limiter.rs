@@ -1,9 +1,9 @@
 //! Thins out a flood of like lines: the first few of a second in full, the rest as counts.
 //!
-//! Pure: time is an argument and what to write is the answer. A window of one second begins with the
-//! first event after the last window; at most [`FULL`] of its events are written in full. What was held
-//! back is counted by route and cause and comes out when the window is over, by whichever comes first of
-//! the next event and [`Limiter::due`] from a clock.
+//! Pure: time is an argument and what to write is the answer. A window of one second begins with
+//! the first event after the last window; at most [`FULL`] of its events are written in full. What
+//! was held back is counted by route and cause and comes out when the window is over, by whichever
+//! comes first of the next event and [`Limiter::due`] from a clock.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,8 @@ pub(super) struct Summary {
 }
 
 impl Limiter {
-    /// Whether an event is to be written in full now; if not, it is counted. [`due`](Limiter::due) goes
-    /// first, with the same time.
+    /// Whether an event is to be written in full now; if not, it is counted. [`due`](Limiter::due)
+    /// goes first, with the same time.
     pub(super) fn admit(&mut self, now: Instant, route: &str, cause: &'static str) -> bool {
         debug_assert!(!self.is_over(now), "the last window was closed");
         self.since.get_or_insert(now);

@@ -1,6 +1,7 @@
 //! The trace id in a `traceparent` field, to find a request's log line by its trace.
 //!
-//! tidegate passes the field on unchanged; here it is only read. Source: W3C Trace Context, section 3.2.
+//! tidegate passes the field on unchanged; here it is only read. Source: W3C Trace Context, section
+//! 3.2.
 
 /// The 32 hexadecimal digits of the trace id, if `traceparent` is valid.
 ///

@@ -1,21 +1,17 @@
 //! How a log line looks: JSON for machines, text for people.
 //!
-//! Whatever a request puts into a value, a line stays one line and a terminal shows it as characters:
-//! control characters (C0, DEL, C1), line and paragraph separators, and invisible or direction-changing
-//! characters are escaped in both formats. Each value and each line is bounded in length. Pure: the time
-//! is an argument, and the line goes to a `String`.
+//! Each value passes through `escape`, so that no request can forge a line; each value and each
+//! line is bounded in length. Pure: the time is an argument, and the line goes to a `String`.
 
 use std::fmt::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::Level;
 
-/// The longest value, in bytes after escaping; a longer one is cut and ends in `…`.
-const MAX_VALUE: usize = 2 << 10;
+use super::escape::{Escape, MAX_VALUE};
+
 /// The longest line in bytes. Fields beyond it are left out, and `cut=true` says so.
 pub(super) const MAX_LINE: usize = 8 << 10;
-/// Marks what was cut.
-const CUT: &str = "…";
 
 /// What a line looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +98,8 @@ impl<'a> Line<'a> {
         }
         match self.style {
             Style::Json => {
-                self.put(format_args!(",\"{}\":{value}", unreserved(name)));
+                self.json_name(unreserved(name));
+                self.put(format_args!("{value}"));
             }
             Style::Text { .. } => self.text_value(name, value),
         }
@@ -133,8 +130,15 @@ impl<'a> Line<'a> {
         fits
     }
 
+    fn json_name(&mut self, name: &str) {
+        self.out.push_str(",\"");
+        self.out.push_str(name);
+        self.out.push_str("\":");
+    }
+
     fn json_string(&mut self, name: &str, value: impl fmt::Display) {
-        self.put(format_args!(",\"{name}\":\""));
+        self.json_name(name);
+        self.out.push('"');
         self.escaped(value);
         self.out.push('"');
     }
@@ -155,12 +159,7 @@ impl<'a> Line<'a> {
     }
 
     fn escaped(&mut self, value: impl fmt::Display) {
-        let mut escape = Escape {
-            out: self.out,
-            json: self.style == Style::Json,
-            left: MAX_VALUE,
-            cut: false,
-        };
+        let mut escape = Escape::new(self.out, self.style == Style::Json);
         // A value whose formatting fails is left as far as it came; the line goes on.
         let _ = write!(escape, "{value}");
     }
@@ -202,68 +201,6 @@ fn level_colour(level: Level) -> &'static str {
     }
 }
 
-/// Escapes what is written through it and stops at its bound.
-struct Escape<'a> {
-    out: &'a mut String,
-    json: bool,
-    left: usize,
-    cut: bool,
-}
-
-impl Write for Escape<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            if self.cut {
-                break;
-            }
-            let start = self.out.len();
-            self.push(character);
-            match self.left.checked_sub(self.out.len() - start) {
-                Some(left) => self.left = left,
-                None => {
-                    self.out.truncate(start);
-                    self.out.push_str(CUT);
-                    self.cut = true;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Escape<'_> {
-    fn push(&mut self, character: char) {
-        match character {
-            '"' => self.out.push_str("\\\""),
-            '\\' => self.out.push_str("\\\\"),
-            '\n' => self.out.push_str("\\n"),
-            '\r' => self.out.push_str("\\r"),
-            '\t' => self.out.push_str("\\t"),
-            // Writing to a `String` cannot fail.
-            hidden if is_hidden(hidden) && self.json => {
-                let mut units = [0; 2];
-                for unit in hidden.encode_utf16(&mut units) {
-                    let _ = write!(self.out, "\\u{unit:04x}");
-                }
-            }
-            hidden if is_hidden(hidden) => {
-                let _ = write!(self.out, "\\u{{{:x}}}", u32::from(hidden));
-            }
-            plain => self.out.push(plain),
-        }
-    }
-}
-
-/// Control characters, separators of lines, and characters that are invisible or change the direction
-/// of what follows: nothing that a reader could see as what it is.
-fn is_hidden(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e007f}')
-}
-
 /// RFC 3339, UTC, with milliseconds.
 fn push_time(out: &mut String, now: SystemTime) {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -277,8 +214,9 @@ fn push_time(out: &mut String, now: SystemTime) {
     );
 }
 
-/// The date `days` after 1970-01-01 in the Gregorian calendar, by Howard Hinnant's `civil_from_days`
-/// (chrono-Compatible Low-Level Date Algorithms). Years begin in March, so that a leap day is the last.
+/// The date `days` after 1970-01-01 in the Gregorian calendar, by Howard Hinnant's
+/// `civil_from_days` ("chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so that a
+/// leap day is the last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -298,6 +236,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::logging::escape::{CUT, is_hidden};
     use std::time::Duration;
 
     const TEXT: Style = Style::Text { colour: false };

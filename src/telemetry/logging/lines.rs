@@ -1,12 +1,14 @@
 //! The bounded, lossy way of log lines to their sink.
 //!
-//! A request appends its line to a buffer in memory under a short lock and goes on; one thread takes the
-//! buffer and writes it. A sink that blocks (a full pipe that nobody reads) stalls that thread alone: the
-//! buffer fills, and what finds no room is counted and dropped. A sink that fails (a full disk, a closed
-//! pipe) costs the lines that it did not take, counted likewise, and is tried again with the next ones.
+//! A request appends its line to a buffer in memory under a short lock and goes on; one thread
+//! takes the buffer and writes it. A sink that blocks (a full pipe that nobody reads) stalls that
+//! thread alone: the buffer fills, and what finds no room is counted and dropped. A sink that fails
+//! (a full disk, a closed pipe) costs the lines that it did not take, counted likewise, and is
+//! tried again with the next ones.
 //!
-//! Written here rather than taken from `tracing-appender`: that one drops and counts when its channel is
-//! full, but swallows the errors of its sink uncounted and makes one system call and one allocation a line.
+//! Written here rather than taken from `tracing-appender`: that one drops and counts when its
+//! channel is full, but swallows the errors of its sink uncounted and makes one system call and one
+//! allocation a line.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +23,9 @@ pub(super) const CAPACITY: usize = 1 << 20;
 const KEEP: usize = 64 << 10;
 /// How long to leave a sink alone that is non-blocking and full.
 const FULL_SINK_PAUSE: Duration = Duration::from_millis(10);
+/// Rest after each write, so that a stream of lines becomes a few large writes and wakes the writer
+/// a thousand times a second at most. The first line after silence is written at once.
+const REST: Duration = Duration::from_millis(1);
 
 /// Lines on their way to the sink.
 pub(super) struct Lines {
@@ -57,7 +62,8 @@ impl Lines {
         }
     }
 
-    /// Takes a line, which ends in its only newline, or counts it as lost. Never waits for the sink.
+    /// Takes a line, which ends in its only newline, or counts it as lost. Never waits for the
+    /// sink.
     pub(super) fn push(&self, line: &str) {
         debug_assert!(
             line.find('\n') == Some(line.len() - 1),
@@ -128,10 +134,12 @@ impl Lines {
             }
             batch.clear();
             batch.shrink_to(KEEP);
+            thread::sleep(REST);
         }
     }
 
-    /// Exchanges the empty `batch` for the waiting lines; waits for some. False when there is no more.
+    /// Exchanges the empty `batch` for the waiting lines; waits for some. False when there is no
+    /// more.
     fn take(&self, batch: &mut Vec<u8>) -> bool {
         debug_assert!(batch.is_empty());
         let mut state = self.lock();
@@ -161,8 +169,8 @@ impl Lines {
 
 /// Writes all of `bytes`; on an error also tells how many were written before it.
 ///
-/// Standard error may be non-blocking, since it shares its file description with other programs; a full
-/// one is waited for as a blocking one would be.
+/// Standard error may be non-blocking, since it shares its file description with other programs; a
+/// full one is waited for as a blocking one would be.
 fn write_all(sink: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {

@@ -1,7 +1,7 @@
 //! Builds a family whose samples are known at once, at the scrape.
 //!
-//! The `prometheus` crate's own types keep state of their own; figures that another layer owns are put
-//! on the page through this instead, counters as counters.
+//! The `prometheus` crate's own types keep state of their own; figures that another layer owns are
+//! put on the page through this instead, counters as counters.
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 

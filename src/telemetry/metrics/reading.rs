@@ -1,7 +1,8 @@
 //! What a scrape reads from the layers that own it, and the families made of it.
 //!
-//! Nothing here is kept: a [`Reading`] is filled under the owners' locks, put on the page and dropped.
-//! Both sides of the balance `arrivals = admitted + rejected + abandoned + queued` come from one reading.
+//! Nothing here is kept: a [`Reading`] is filled under the owners' locks, put on the page and
+//! dropped. Both sides of the balance `arrivals = admitted + rejected + abandoned + queued` come
+//! from one reading.
 
 use prometheus::proto::MetricFamily;
 
@@ -216,7 +217,7 @@ fn rejected(reading: &Reading, names: &Names) -> MetricFamily {
             "one count a reason"
         );
         for (reason, count) in names.reasons.iter().zip(&route.rejected) {
-            family.push(&[("route", name), ("reason", reason)], *count as f64);
+            family.push(&[("reason", reason), ("route", name)], *count as f64);
         }
     }
     family.build()
