@@ -1,3 +1,4 @@
 //! tidegate: a reverse-proxy sidecar that keeps one application at its best throughput.
 //!
 pub mod config;
+pub mod proxy;

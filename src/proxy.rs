@@ -1,0 +1,3 @@
+//! One request, start to end: match, admit, forward, respond.
+
+pub mod route;
