@@ -1,0 +1,516 @@
+//! The file as it may be written: every table with its keys, their types, defaults and documentation.
+//!
+//! This is the reference of the configuration: the JSON Schema, the messages and the defaults are generated
+//! from it. Each key documents its unit, default, range and interactions, in that order.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value as Json, json};
+
+use super::address::{self, Target};
+use super::context::{Context, Section};
+use super::model::{
+    AccessLog, AdmissionMode, Cidr, ClientAbort, Forwarded, LogFormat, LogLevel, RejectBody,
+    RetryAfter, RouteKind,
+};
+use super::node::{Node, Shape};
+use super::source::Place;
+use super::table::{
+    Entries, Field, Table, TableSchema, Value, default_of, key_name, later_value, read_nested,
+    table,
+};
+use super::values::{Int, List, Only, OrOff, Size, Time, read_text, words};
+
+/// A day in milliseconds: the longest of the long timeouts.
+const DAY: u64 = 86_400_000;
+const HOUR: u64 = 3_600_000;
+
+table! {
+    /// The side that clients see: listeners, workers, connections, shutdown.
+    Server {
+        /// IP addresses with ports to accept clients on, one or several. Default "0.0.0.0:8080".
+        /// Port 0 lets the system choose. None may be the admin address.
+        listen: List<SocketAddr> = "0.0.0.0:8080",
+        /// Worker threads: "auto" or 1 to 64. Default "auto": the available cores (cgroup limits
+        /// count), at most 4. A change needs a restart.
+        workers: Workers = "auto",
+        /// Client connections at once. Default 4096, 1 to 1000000. At the bound the connection that
+        /// is idle for longest is closed.
+        max_connections: Int<1, 1_000_000> = "4096",
+        /// A duration: from the first byte of a request to the end of its head. Default "10s",
+        /// 10ms to 1h.
+        header_timeout: Time<10, HOUR> = "10s",
+        /// A duration: how long a connection may be silent between two requests. Default "75s",
+        /// 10ms to 1d. Keep it longer than the idle timeout of a load balancer in front, usually 60 s.
+        idle_timeout: Time<10, DAY> = "75s",
+        /// A size: the largest request head. Default "32KiB", 8KiB to 1MiB.
+        max_header_bytes: Size<8192, 1_048_576> = "32KiB",
+        /// A duration: after SIGTERM, how long `/ready` fails while connections are still accepted.
+        /// Default "0s", 0s to 1h. It comes on top of `shutdown_grace`.
+        drain_delay: Time<0, HOUR> = "0s",
+        /// A duration: how long queued and in-flight requests may take to finish after that. Default
+        /// "8s", 0s to 1h. Together with `drain_delay` below the 10 s after which `docker stop` kills.
+        shutdown_grace: Time<0, HOUR> = "8s",
+        /// Peers whose `X-Forwarded-*` and `Forwarded` fields are kept: address ranges ("10.0.0.0/8"),
+        /// addresses, "loopback" and "private". Default ["loopback", "private"]. [] trusts nobody.
+        trusted_proxies: List<Trusted> = "loopback, private",
+        /// Which forwarding fields are written towards the application: "x-forwarded", "rfc7239",
+        /// "both" or "off". Default "x-forwarded".
+        forwarded: Forwarded = "x-forwarded",
+        /// Whether clients send the PROXY protocol. Default false, the only value of this version.
+        proxy_protocol: Only<false> = "false",
+    }
+    required {}
+    later { "tls": "TLS on the listeners comes with a later version" }
+}
+
+table! {
+    /// The listener for metrics, health and status.
+    Admin {
+        /// An IP address with a port. Default "0.0.0.0:9909". It must differ from `server.listen`.
+        listen: SocketAddr = "0.0.0.0:9909",
+        /// Who may send POST requests that change something. Default "off", the only value of this
+        /// version.
+        control: Control = "off",
+    }
+    required {}
+    later {}
+}
+
+table! {
+    /// Logging, to standard error.
+    Log {
+        /// The least severe level that is written: "error", "warn", "info", "debug" or "trace".
+        /// Default "info".
+        level: LogLevel = "info",
+        /// "auto" (text on a terminal, else JSON), "text" or "json". Default "auto".
+        format: LogFormat = "auto",
+        /// Which requests get a line: "off", "errors" (5xx, rejections, broken bodies) or "all".
+        /// Default "errors".
+        access: AccessLog = "errors",
+    }
+    required {}
+    later {}
+}
+
+table! {
+    /// One application, and the budget of requests in flight that its routes share.
+    Upstream {
+        /// Where the application listens: "http://HOST:PORT". Required. Port 80 unless given; no path.
+        url: Target,
+        /// Requests that the application works on at once, over all routes; the others wait in the
+        /// queue of their route. Default 16, with a warning; 1 to 100000. Streams and exempt routes
+        /// come on top.
+        max_in_flight: Slots,
+        /// Connections to the application at once, over all workers. Default 512, or more where the
+        /// routes need it; 1 to 1000000. At least `max_in_flight`, plus the `max_in_flight` of each
+        /// stream route, plus 32 for each exempt route: fewer would be a second, hidden queue.
+        max_connections: Int<1, 1_000_000> = "512",
+        /// A duration: to open a connection, over all addresses of the host. Default "1s", 1ms to 5m.
+        connect_timeout: Time<1, 300_000> = "1s",
+        /// A duration: how long an unused connection is kept. Default "4s", 1ms to 1h. Keep it below
+        /// the application's own keep-alive (Node.js: 5 s), or requests meet closed connections.
+        idle_timeout: Time<1, HOUR> = "4s",
+    }
+    required {}
+    later {
+        "auto_min": "belongs to max_in_flight = \"auto\", which comes with a later version",
+        "auto_max": "belongs to max_in_flight = \"auto\", which comes with a later version",
+        "dns_refresh": "names are looked up for each new connection",
+        "hold": "a refused connection is answered with 502 at once",
+    }
+}
+
+table! {
+    /// What a rejection looks like.
+    Reject {
+        /// The status code: 503 or 429. Default 503.
+        status: Status = "503",
+        /// "problem+json" (RFC 9457), "text" (one line) or "none". Default "problem+json".
+        body: RejectBody = "problem+json",
+        /// The `Retry-After` field: "auto" (from queue and drain rate, 1 to 30 s), whole seconds from
+        /// "1s" to "1h", or "off". Default "auto".
+        retry_after: RetryAfter = "auto",
+    }
+    required {}
+    later {}
+}
+
+table! {
+    /// What a route overrides of `[reject]`.
+    RouteReject {
+        /// The status code: 503 or 429. Default: that of `[reject]`.
+        status: Status,
+        /// "problem+json", "text" or "none". Default: that of `[reject]`.
+        body: RejectBody,
+        /// "auto", whole seconds from "1s" to "1h", or "off". Default: that of `[reject]`.
+        retry_after: RetryAfter,
+    }
+    required {}
+    later {}
+}
+
+table! {
+    /// What every route inherits.
+    Defaults {
+        /// Places in the queue of each route. Default 1024, 0 to 1000000; 0: never wait. More places
+        /// than can be served within `max_wait` are of no use.
+        max_queue: Int<0, 1_000_000> = "1024",
+        /// A duration: the longest wait for a slot; then the request is rejected. Default "1s", 1ms
+        /// to 10m. Without effect where `max_queue` is 0.
+        max_wait: Time<1, 600_000> = "1s",
+        /// Who of those that wait is next. Default "fifo", the only value of this version.
+        order: Order = "fifo",
+        /// A duration or "off": from the request being sent to the head of the response; then 504.
+        /// Default "30s", 1ms to 1d.
+        response_timeout: OrOff<Time<1, DAY>> = "30s",
+        /// A duration or "off": the longest silence inside the body of a request or response. Default
+        /// "30s", 1ms to 1d. Stream routes do not inherit it: theirs is "off" unless set on the route.
+        idle_body_timeout: OrOff<Time<1, DAY>> = "30s",
+        /// What becomes of a request in flight whose client left: "cancel" closes the upstream
+        /// connection; "finish" holds the slot until the application is done, for applications that
+        /// do not notice a closed connection. Default "cancel".
+        on_client_abort: ClientAbort = "cancel",
+        /// Whether rejections are carried out. Default true, the only value of this version.
+        enforce: Only<true> = "true",
+    }
+    required {}
+    later {
+        "class": "classes come with a later version",
+        "class_header": "classes come with a later version",
+        "deadline_header": "deadlines of clients come with a later version",
+        "fair_by": "fairness between clients comes with a later version",
+        "tunnel_idle_timeout": "tunnels come with a later version",
+        "max_upstream_latency": "belongs to max_in_flight = \"auto\", which comes later",
+    }
+}
+
+table! {
+    /// A route: which requests it takes, and how they are admitted. Requests that no route takes go to
+    /// the built-in route `default`, which a `[[route]]` of that name tunes.
+    Route {
+        /// Its name in metrics and logs: 1 to 64 letters, digits, `_` and `-`. Required, and unique.
+        name: Text,
+        /// Which requests it takes. Default: all. Of several routes that match, one with `exact` is
+        /// taken first, then the longest path, then more conditions, then the order of the file.
+        matches as "match": Match,
+        /// The name of an `[upstreams.NAME]`. Default: the only upstream; required where there are
+        /// several.
+        upstream: Text,
+        /// "queue" (through the gate), "exempt" (past the budget, at most 32 at once, never queued:
+        /// for probes) or "deny" (404). Default "queue".
+        admission: AdmissionMode = "queue",
+        /// "request" or "stream". Default "request". A stream (server-sent events, long polling) does
+        /// not count against the budget of the upstream and needs a `max_in_flight` of its own.
+        kind: RouteKind = "request",
+        /// Requests of this route in flight at once. Default: no cap of its own; 1 to 100000. At most
+        /// the upstream's, unless the route is a stream; a stream needs it.
+        max_in_flight: Slots,
+        /// Slots of the budget that other routes may not use. Default 0, 0 to 100000. At most the
+        /// route's `max_in_flight`; the sum over all routes at most the upstream's.
+        reserved: Int<0, 100_000> = "0",
+        /// Places in the queue, 0 to 1000000. Default: that of `[defaults]`.
+        max_queue: Int<0, 1_000_000>,
+        /// A duration: the longest wait for a slot, 1ms to 10m. Default: that of `[defaults]`.
+        max_wait: Time<1, 600_000>,
+        /// Who of those that wait is next: "fifo". Default: that of `[defaults]`.
+        order: Order,
+        /// A duration or "off": from the request being sent to the head of the response, 1ms to 1d.
+        /// Default: that of `[defaults]`.
+        response_timeout: OrOff<Time<1, DAY>>,
+        /// A duration or "off": the longest silence inside a body, 1ms to 1d. Default: that of
+        /// `[defaults]`; "off" for a stream.
+        idle_body_timeout: OrOff<Time<1, DAY>>,
+        /// "cancel" or "finish". Default: that of `[defaults]`.
+        on_client_abort: ClientAbort,
+        /// Whether rejections are carried out: true. Default: that of `[defaults]`.
+        enforce: Only<true>,
+        /// What a rejection looks like. Default: that of `[reject]`, key by key.
+        reject: RouteReject,
+    }
+    required { "name" }
+    later {
+        "class": "classes come with a later version",
+        "class_header": "classes come with a later version",
+        "deadline_header": "deadlines of clients come with a later version",
+        "fair_by": "fairness between clients comes with a later version",
+        "tunnel_idle_timeout": "tunnels come with a later version",
+        "max_upstream_latency": "belongs to max_in_flight = \"auto\", which comes later",
+    }
+}
+
+table! {
+    /// The conditions of a route: all that are given must hold.
+    Match {
+        /// A path that begins with `/`. Default "/". It takes everything below it, on segment borders:
+        /// "/api" takes "/api" and "/api/x", not "/apix". Compared with the path as the client sent it,
+        /// without decoding `%` escapes, and case-sensitively.
+        path: Text = "/",
+        /// Whether the whole path must be equal. Default false.
+        exact: bool = "false",
+        /// Methods, such as ["GET", "HEAD"]. Default: any.
+        methods: List<Text> = "",
+        /// Host names without port, such as ["example.org", "*.example.org"]; a `*.` takes any
+        /// subdomain. Default: any. Compared without regard to case.
+        hosts: List<Text> = "",
+    }
+    required {}
+    later {}
+}
+
+/// Tables whose keys a variable or flag can set.
+pub(super) const SECTIONS: &[Section] = &[
+    ("server", Server::KEYS),
+    ("admin", Admin::KEYS),
+    ("log", Log::KEYS),
+    ("upstream", Upstream::KEYS),
+    ("reject", Reject::KEYS),
+    ("defaults", Defaults::KEYS),
+];
+
+/// Text whose rules depend on more than itself: `resolve` checks it.
+#[derive(Clone, Debug)]
+pub(super) struct Text(pub(super) String);
+
+/// Worker threads; none: as many as there are cores.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Workers(pub(super) Option<u32>);
+
+/// Slots of a budget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots(pub(super) u32);
+
+/// The status of a rejection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status(pub(super) u16);
+
+/// Ranges of one entry of `trusted_proxies`.
+#[derive(Clone, Debug)]
+pub(super) struct Trusted(pub(super) Vec<Cidr>);
+
+/// `fifo`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order;
+
+/// `off`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Control;
+
+words!(LogLevel {
+    "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
+    "trace" => Self::Trace,
+} later {});
+words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json } later {});
+words!(AccessLog { "off" => Self::Off, "errors" => Self::Errors, "all" => Self::All } later {});
+words!(Forwarded {
+    "x-forwarded" => Self::XForwarded, "rfc7239" => Self::Rfc7239, "both" => Self::Both,
+    "off" => Self::Off,
+} later {});
+words!(RejectBody {
+    "problem+json" => Self::ProblemJson, "text" => Self::Text, "none" => Self::None,
+} later {});
+words!(AdmissionMode {
+    "queue" => Self::Queue, "exempt" => Self::Exempt, "deny" => Self::Deny,
+} later {});
+words!(RouteKind { "request" => Self::Request, "stream" => Self::Stream } later {});
+words!(ClientAbort { "cancel" => Self::Cancel, "finish" => Self::Finish } later {});
+words!(Order { "fifo" => Self } later { "lifo", "adaptive" });
+words!(Control { "off" => Self } later { "loopback" });
+
+// === values with rules of their own ===
+
+impl Value for Text {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(node, "a string", cx, |text| Ok(Self(text.to_owned())))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+}
+
+impl Value for bool {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Boolean(value) => Some(*value),
+            Shape::Text { text, loose: true } if text == "true" || text == "false" => {
+                Some(text == "true")
+            }
+            _ => node.wrong_type("true or false", cx),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "boolean" })
+    }
+}
+
+impl Value for Workers {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => Some(Self(None)),
+            Shape::Text { text, .. } if text.parse::<i64>().is_err() => {
+                node.wrong_type("\"auto\" or an integer", cx)
+            }
+            _ => Int::<1, 64>::read(node, cx).map(|Int(count)| Self(Some(count))),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "const": "auto" }, Int::<1, 64>::schema()] })
+    }
+}
+
+impl Value for Slots {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => {
+                later_value(node, "\"auto\"", "a number, such as 16", cx)
+            }
+            _ => Int::<1, 100_000>::read(node, cx).map(|Int(count)| Self(count)),
+        }
+    }
+
+    fn schema() -> Json {
+        Int::<1, 100_000>::schema()
+    }
+}
+
+impl Value for Status {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        let Int(status) = Int::<0, { u32::MAX }>::read(node, cx)?;
+        if let 503 | 429 = status {
+            return Some(Self(status as u16));
+        }
+        let message = format!("`{}` cannot be {status}", node.key);
+        cx.report(
+            super::diagnostic::Code::UnknownValue,
+            node.place,
+            message,
+            "unknown value",
+        )
+        .help("write 503 (the service is overloaded) or 429 (too many requests)");
+        None
+    }
+
+    fn schema() -> Json {
+        json!({ "enum": [503, 429] })
+    }
+}
+
+impl Value for RetryAfter {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => return Some(Self::Auto),
+            Shape::Text { text, .. } if text == "off" => return Some(Self::Off),
+            _ => {}
+        }
+        let Time(wait) = Time::<1_000, HOUR>::read(node, cx)?;
+        if wait.subsec_nanos() == 0 {
+            return Some(Self::Fixed(wait.as_secs() as u32));
+        }
+        let message = format!("`{}` is sent in whole seconds", node.key);
+        cx.report(
+            super::diagnostic::Code::BadDuration,
+            node.place,
+            message,
+            "",
+        )
+        .help(format!("write \"{}s\"", wait.as_secs() + 1));
+        None
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "enum": ["auto", "off"] }, Time::<1_000, HOUR>::schema()] })
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Integer(Some(port)) if (0..=65_535).contains(port) => {
+                node.wrong_type::<()>("an IP address with a port", cx);
+                let last = cx.diagnostics.last_mut()?;
+                last.help(format!(
+                    "write \"0.0.0.0:{port}\" for all addresses of the machine"
+                ));
+                None
+            }
+            _ => read_text(node, "an IP address with a port", cx, address::parse_listen),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "examples": ["0.0.0.0:8080", "[::]:8080"] })
+    }
+}
+
+impl Value for Target {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(
+            node,
+            "a URL such as \"http://127.0.0.1:8000\"",
+            cx,
+            address::parse_url,
+        )
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^[Hh][Tt][Tt][Pp]://[^/]+/?$|\$\{" })
+    }
+}
+
+impl Value for Trusted {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(
+            node,
+            "an address range such as \"10.0.0.0/8\"",
+            cx,
+            |text| address::parse_cidrs(text).map(Self),
+        )
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "examples": ["loopback", "private", "10.0.0.0/8"] })
+    }
+}
+
+// === hints ===
+
+/// Help for a key that people bring along from elsewhere, or that belongs into another table.
+pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String> {
+    let in_match = Match::KEYS.contains(&name) || matches!(name, "method" | "host" | "prefix");
+    if in_match && title.contains("route") {
+        let key = match name {
+            "method" => "methods",
+            "host" => "hosts",
+            "prefix" => "path",
+            name => name,
+        };
+        return Some(format!(
+            "conditions stand in `match`: match = {{ {key} = ... }}"
+        ));
+    }
+    let ours = match name {
+        "concurrency" | "limit" | "max_concurrency" | "max_concurrent_requests" | "slots" => {
+            "max_in_flight"
+        }
+        "queue" | "queue_size" | "max_pending" | "max_queue_size" | "backlog" => "max_queue",
+        "queue_timeout" | "max_queue_wait" => "max_wait",
+        "timeout" | "request_timeout" | "read_timeout" => "response_timeout",
+        "address" | "bind" | "port" | "addr" => "listen",
+        "target" | "backend" | "uri" => "url",
+        "keepalive" | "keep_alive" | "keepalive_timeout" => "idle_timeout",
+        _ => name,
+    };
+    if keys.contains(&ours) {
+        return Some(format!("here it is called `{ours}`"));
+    }
+    let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&ours))?.0;
+    let also = if home == "defaults" {
+        " or a `[[route]]`"
+    } else {
+        ""
+    };
+    Some(format!("`{ours}` belongs in `[{home}]`{also}"))
+}
