@@ -3,5 +3,6 @@ pub mod admission;
 pub mod config;
 pub mod gate;
 pub mod proxy;
+pub mod server;
 pub mod telemetry;
 pub mod upstream;
