@@ -1,2 +1,10 @@
-//! The `tidegate` binary.
-fn main() {}
+//! The `tidegate` binary: see `commands`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tidegate::commands::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}
