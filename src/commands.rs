@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod demo;
 pub mod healthcheck;
 pub mod run;
 
@@ -15,14 +16,19 @@ pub const EXIT_CONFIG: u8 = 78;
 /// tidegate keeps an application at its best throughput: it lets in as many requests as the application
 /// can work on, queues a few, and turns the rest away at once.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "tidegate",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   tidegate run --upstream http://127.0.0.1:8000 --max-in-flight 8
   tidegate run -c tidegate.toml
   tidegate check -c tidegate.toml --explain \"GET /api/x\"
   tidegate demo
 
-Exit status: 0 ok, 1 failed, 2 wrong usage, 78 invalid configuration.")]
+Exit status: 0 ok, 1 failed, 2 wrong usage, 78 invalid configuration."
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,6 +38,8 @@ pub struct Cli {
 enum Command {
     /// Run the proxy
     Run(run::RunArgs),
+    /// See overload, and what tidegate does about it, on this machine
+    Demo(demo::DemoArgs),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
 }
@@ -44,6 +52,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Demo(args) => demo::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
         }
     }

@@ -93,15 +93,8 @@ pub fn load(
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..at]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count()
-            + 1;
-        unreadable(
-            format!("{name} is not UTF-8: see line {line}"),
-            "save the file as UTF-8",
-        )
+        let line = error.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        unreadable(format!("{name} is not UTF-8: see line {line}"), "save the file as UTF-8")
     })?;
     parse(&name, &text, environment, flags)
 }
@@ -137,11 +130,7 @@ pub fn parse(
     if report.errors() > 0 {
         return Err(report);
     }
-    Ok(Loaded {
-        config: draft.config,
-        warnings: report,
-        origins,
-    })
+    Ok(Loaded { config: draft.config, warnings: report, origins })
 }
 
 /// A configuration without any file, from flags and variables alone.
@@ -162,21 +151,14 @@ pub fn schema_json() -> String {
 /// The environment of the process. What is not UTF-8 is replaced, so that it is reported where it matters.
 pub fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    env::vars_os()
-        .map(|(name, value)| (text(name), text(value)))
-        .collect()
+    env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
 fn report_syntax(error: &toml::de::Error, text: &str, cx: &mut Context<'_>) {
     let span = error.span().unwrap_or(0..0);
     let end = span.end.min(text.len());
     let place = Place::in_file(span.start.min(end)..end);
-    cx.report(
-        Code::Syntax,
-        place,
-        format!("not TOML: {}", error.message()),
-        "",
-    );
+    cx.report(Code::Syntax, place, format!("not TOML: {}", error.message()), "");
 }
 
 // === impl Overrides ===
@@ -187,12 +169,7 @@ impl Overrides {
         [
             ("--upstream", "upstream", "url", &self.upstream),
             ("--listen", "server", "listen", &self.listen),
-            (
-                "--max-in-flight",
-                "upstream",
-                "max_in_flight",
-                &self.max_in_flight,
-            ),
+            ("--max-in-flight", "upstream", "max_in_flight", &self.max_in_flight),
             ("--admin-listen", "admin", "listen", &self.admin_listen),
             ("--log-level", "log", "level", &self.log_level),
             ("--log-format", "log", "format", &self.log_format),

@@ -13,7 +13,12 @@ use super::EXIT_FAILED;
 #[derive(Args, Clone, Debug)]
 pub struct HealthcheckArgs {
     /// The admin address of the running tidegate
-    #[arg(long, value_name = "ADDRESS", env = "TIDEGATE_ADMIN_LISTEN", default_value = "127.0.0.1:9909")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "TIDEGATE_ADMIN_LISTEN",
+        default_value = "127.0.0.1:9909"
+    )]
     admin: String,
     /// How long to wait for the answer, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]

@@ -56,10 +56,7 @@ impl<'a> Context<'a> {
 
     /// The lines of the file with a diagnostic of this kind.
     pub(super) fn lines_of(&self, code: Code) -> Vec<usize> {
-        let of_code = self
-            .diagnostics
-            .iter()
-            .filter(|diagnostic| diagnostic.code == code);
+        let of_code = self.diagnostics.iter().filter(|diagnostic| diagnostic.code == code);
         of_code
             .filter_map(Diagnostic::place)
             .map(|place| self.sources.position(place).line)
@@ -87,11 +84,7 @@ impl<'a> Context<'a> {
     pub(super) fn take_overrides(&mut self, flags: &Overrides, sections: &[Section]) {
         for (flag, section, key, value) in flags.list() {
             let place = self.sources.add_flag(flag, value);
-            self.overrides.push(Override {
-                section,
-                key,
-                place,
-            });
+            self.overrides.push(Override { section, key, place });
         }
         let environment = self.environment;
         for (name, value) in environment {
@@ -109,11 +102,7 @@ impl<'a> Context<'a> {
             .collect::<Vec<_>>();
         if let Some(&(_, section, key)) = known.iter().find(|(known, ..)| known == name) {
             let place = self.sources.add_variable(name, value);
-            self.overrides.push(Override {
-                section,
-                key,
-                place,
-            });
+            self.overrides.push(Override { section, key, place });
             return;
         }
         if is_service_link(name, value) {
@@ -127,30 +116,19 @@ impl<'a> Context<'a> {
                      TIDEGATE_SERVER_LISTEN; rename or unset this one"
                 .to_owned(),
         };
-        self.report(
-            Code::UnknownVariable,
-            place,
-            format!("the variable `{name}` sets no key"),
-            "",
-        )
-        .help(help);
+        self.report(Code::UnknownVariable, place, format!("the variable `{name}` sets no key"), "")
+            .help(help);
     }
 
     /// Where a flag or variable sets the key, if one does.
     pub(super) fn override_of(&self, section: &str, key: &str) -> Option<Place> {
-        let found = self
-            .overrides
-            .iter()
-            .find(|o| o.section == section && o.key == key);
+        let found = self.overrides.iter().find(|o| o.section == section && o.key == key);
         found.map(|found| found.place)
     }
 
     /// Whether a flag or variable sets any key of the table, and where the first does.
     pub(super) fn any_override_of(&self, section: &str) -> Option<Place> {
-        self.overrides
-            .iter()
-            .find(|o| o.section == section)
-            .map(|found| found.place)
+        self.overrides.iter().find(|o| o.section == section).map(|found| found.place)
     }
 }
 
@@ -168,9 +146,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || (name.ends_with("_PORT") && value.contains("://"))
         || (name.contains("_PORT_")
             && protocols.iter().any(|protocol| {
-                suffixes
-                    .iter()
-                    .any(|suffix| name.ends_with(&format!("{protocol}{suffix}")))
+                suffixes.iter().any(|suffix| name.ends_with(&format!("{protocol}{suffix}")))
             }))
 }
 
@@ -193,10 +169,7 @@ pub(super) fn did_you_mean<'c>(
 
 /// `a, b and c`, each between `quote`s.
 pub(super) fn list_words<'w>(words: impl IntoIterator<Item = &'w str>, quote: &str) -> String {
-    let words: Vec<_> = words
-        .into_iter()
-        .map(|word| format!("{quote}{word}{quote}"))
-        .collect();
+    let words: Vec<_> = words.into_iter().map(|word| format!("{quote}{word}{quote}")).collect();
     match words.as_slice() {
         [] => String::new(),
         [only] => only.clone(),

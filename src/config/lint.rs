@@ -51,19 +51,11 @@ fn listeners(draft: &Draft, cx: &mut Context<'_>) {
     }
     let listen = &server.value().0;
     if listen.is_empty() {
-        cx.report(
-            Code::OutOfRange,
-            server.place(),
-            "`listen` is empty",
-            "no address",
-        )
-        .help("give at least one address: listen = [\"0.0.0.0:8080\"]");
+        cx.report(Code::OutOfRange, server.place(), "`listen` is empty", "no address")
+            .help("give at least one address: listen = [\"0.0.0.0:8080\"]");
     }
     for (index, At { value, place }) in listen.iter().enumerate() {
-        if let Some(first) = listen[..index]
-            .iter()
-            .find(|other| conflict(other.value, *value))
-        {
+        if let Some(first) = listen[..index].iter().find(|other| conflict(other.value, *value)) {
             cx.report(
                 Code::AddressConflict,
                 *place,
@@ -186,10 +178,7 @@ fn meaningless_keys(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
                 cx.report(
                     Code::MeaninglessKey,
                     place,
-                    format!(
-                        "`{key}` has no meaning on the exempt route `{}`",
-                        model.name
-                    ),
+                    format!("`{key}` has no meaning on the exempt route `{}`", model.name),
                     "never queued, at most 32 at once",
                 )
                 .help("remove it, or remove admission = \"exempt\"");
@@ -208,10 +197,7 @@ fn meaningless_keys(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
         cx.report(
             Code::MeaninglessKey,
             raw.reserved.place(),
-            format!(
-                "`reserved` has no meaning on the stream route `{}`",
-                model.name
-            ),
+            format!("`reserved` has no meaning on the stream route `{}`", model.name),
             "streams do not use the budget",
         )
         .help("remove it: `max_in_flight` already is for this route alone");
@@ -301,10 +287,7 @@ fn upstream_use(draft: &Draft, index: usize, cx: &mut Context<'_>) {
     let upstream = &draft.upstreams[index];
     let message = format!("no route uses the upstream `{}`", upstream.name);
     cx.report(Code::UnusedUpstream, upstream.place, message, "never used")
-        .help(format!(
-            "remove it, or send a route there: upstream = \"{}\"",
-            upstream.name
-        ));
+        .help(format!("remove it, or send a route there: upstream = \"{}\"", upstream.name));
 }
 
 fn reserved(draft: &Draft, index: usize, cx: &mut Context<'_>) {
@@ -316,26 +299,18 @@ fn reserved(draft: &Draft, index: usize, cx: &mut Context<'_>) {
             continue;
         }
         total += u64::from(model.reserved);
-        written.push((
-            route.raw.reserved.place(),
-            format!("{} for `{}`", model.reserved, model.name),
-        ));
+        written
+            .push((route.raw.reserved.place(), format!("{} for `{}`", model.reserved, model.name)));
         if let Some(cap) = model.max_in_flight
             && model.reserved > cap
         {
             cx.report(
                 Code::ReservedTooLarge,
                 route.raw.reserved.place(),
-                format!(
-                    "the route `{}` reserves more slots than it may use",
-                    model.name
-                ),
+                format!("the route `{}` reserves more slots than it may use", model.name),
                 format!("{} reserved", model.reserved),
             )
-            .at(
-                route.raw.max_in_flight.place(),
-                format!("at most {cap} in flight"),
-            )
+            .at(route.raw.max_in_flight.place(), format!("at most {cap} in flight"))
             .help(format!("reserve at most {cap}, or raise `max_in_flight`"));
         }
     }
@@ -375,24 +350,14 @@ fn caps(draft: &Draft, index: usize, cx: &mut Context<'_>) {
             cx.report(
                 Code::CapWithoutEffect,
                 cap.place(),
-                format!(
-                    "the route `{}` can never have {cap_slots} in flight",
-                    model.name
-                ),
+                format!("the route `{}` can never have {cap_slots} in flight", model.name),
                 "never reached",
             )
             .at(budget.place(), format!("{slots} for all routes together"))
-            .help(format!(
-                "write at most {slots}, remove it, or raise the upstream's"
-            ));
+            .help(format!("write at most {slots}, remove it, or raise the upstream's"));
         }
         if !budget.is_bad() && !cap.is_bad() {
-            unservable_queue(
-                route,
-                model,
-                slots.min(model.max_in_flight.unwrap_or(slots)),
-                cx,
-            );
+            unservable_queue(route, model, slots.min(model.max_in_flight.unwrap_or(slots)), cx);
         }
     }
 }
@@ -410,11 +375,7 @@ fn unservable_queue(route: &RouteDraft, model: &Route, slots: u32, cx: &mut Cont
         return;
     }
     let fitting = (slot_time.as_millis() / 10).max(1);
-    let place = if queue.is_written() {
-        queue.place()
-    } else {
-        wait.place()
-    };
+    let place = if queue.is_written() { queue.place() } else { wait.place() };
     let wait = format_duration(model.max_wait);
     cx.report(
         Code::UnservableQueue,
@@ -479,7 +440,5 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
         format!("{sum} = {needed}"),
     )
     .at(raw.max_in_flight.place(), "the budget")
-    .help(format!(
-        "write at least {needed}, or leave `max_connections` out"
-    ));
+    .help(format!("write at least {needed}, or leave `max_connections` out"));
 }

@@ -76,11 +76,7 @@ fn takers<'m>(
 
 /// Each of the list, or one that stands for any.
 fn any_of(list: &[String]) -> Vec<Option<&str>> {
-    if list.is_empty() {
-        vec![None]
-    } else {
-        list.iter().map(|item| Some(item.as_str())).collect()
-    }
+    if list.is_empty() { vec![None] } else { list.iter().map(|item| Some(item.as_str())).collect() }
 }
 
 fn takes_method(rival: &Match, method: Option<&str>) -> bool {
@@ -90,10 +86,7 @@ fn takes_method(rival: &Match, method: Option<&str>) -> bool {
 
 fn takes_host(rival: &Match, host: Option<&str>) -> bool {
     let takes = |pattern: &str, host: &str| {
-        pattern == host
-            || pattern
-                .strip_prefix('*')
-                .is_some_and(|suffix| host.ends_with(suffix))
+        pattern == host || pattern.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix))
     };
     rival.hosts.is_empty()
         || host.is_some_and(|host| rival.hosts.iter().any(|pattern| takes(pattern, host)))
@@ -105,12 +98,7 @@ mod tests {
 
     fn matches(methods: &[&str], hosts: &[&str]) -> Match {
         let owned = |list: &[&str]| list.iter().map(|&item| item.to_owned()).collect();
-        Match {
-            path: "/a".to_owned(),
-            exact: false,
-            methods: owned(methods),
-            hosts: owned(hosts),
-        }
+        Match { path: "/a".to_owned(), exact: false, methods: owned(methods), hosts: owned(hosts) }
     }
 
     fn hidden(routes: &[Match]) -> bool {
@@ -124,20 +112,11 @@ mod tests {
     #[test]
     fn a_route_is_hidden_by_wider_ones_before_it() {
         assert!(hidden(&[matches(&[], &[]), matches(&[], &[])]));
-        assert!(hidden(&[
-            matches(&["GET", "POST"], &[]),
-            matches(&["GET"], &[])
-        ]));
-        assert!(hidden(&[
-            matches(&[], &["*.a.b"]),
-            matches(&[], &["x.a.b"])
-        ]));
+        assert!(hidden(&[matches(&["GET", "POST"], &[]), matches(&["GET"], &[])]));
+        assert!(hidden(&[matches(&[], &["*.a.b"]), matches(&[], &["x.a.b"])]));
         assert!(hidden(&[matches(&[], &["*.b"]), matches(&[], &["*.a.b"])]));
-        let both = [
-            matches(&["GET"], &[]),
-            matches(&["POST"], &[]),
-            matches(&["GET", "POST"], &[]),
-        ];
+        let both =
+            [matches(&["GET"], &[]), matches(&["POST"], &[]), matches(&["GET", "POST"], &[])];
         assert!(hidden(&both), "together they take all of it");
     }
 
@@ -145,10 +124,7 @@ mod tests {
     fn more_conditions_are_asked_first() {
         assert!(!hidden(&[matches(&[], &[]), matches(&["GET"], &[])]));
         assert!(!hidden(&[matches(&["GET"], &[]), matches(&[], &[])]));
-        assert!(!hidden(&[
-            matches(&["GET"], &[]),
-            matches(&["GET"], &["a"])
-        ]));
+        assert!(!hidden(&[matches(&["GET"], &[]), matches(&["GET"], &["a"])]));
         assert!(!hidden(&[matches(&[], &["a.b"]), matches(&[], &["*.b"])]));
         assert!(!hidden(&[matches(&["GET"], &[]), matches(&[], &["a"])]));
     }

@@ -383,13 +383,8 @@ impl Value for Status {
             return Some(Self(status as u16));
         }
         let message = format!("`{}` cannot be {status}", node.key);
-        cx.report(
-            super::diagnostic::Code::UnknownValue,
-            node.place,
-            message,
-            "unknown value",
-        )
-        .help("write 503 (the service is overloaded) or 429 (too many requests)");
+        cx.report(super::diagnostic::Code::UnknownValue, node.place, message, "unknown value")
+            .help("write 503 (the service is overloaded) or 429 (too many requests)");
         None
     }
 
@@ -410,13 +405,8 @@ impl Value for RetryAfter {
             return Some(Self::Fixed(wait.as_secs() as u32));
         }
         let message = format!("`{}` is sent in whole seconds", node.key);
-        cx.report(
-            super::diagnostic::Code::BadDuration,
-            node.place,
-            message,
-            "",
-        )
-        .help(format!("write \"{}s\"", wait.as_secs() + 1));
+        cx.report(super::diagnostic::Code::BadDuration, node.place, message, "")
+            .help(format!("write \"{}s\"", wait.as_secs() + 1));
         None
     }
 
@@ -431,9 +421,7 @@ impl Value for SocketAddr {
             Shape::Integer(Some(port)) if (0..=65_535).contains(port) => {
                 node.wrong_type::<()>("an IP address with a port", cx);
                 let last = cx.diagnostics.last_mut()?;
-                last.help(format!(
-                    "write \"0.0.0.0:{port}\" for all addresses of the machine"
-                ));
+                last.help(format!("write \"0.0.0.0:{port}\" for all addresses of the machine"));
                 None
             }
             _ => read_text(node, "an IP address with a port", cx, address::parse_listen),
@@ -447,12 +435,7 @@ impl Value for SocketAddr {
 
 impl Value for Target {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        read_text(
-            node,
-            "a URL such as \"http://127.0.0.1:8000\"",
-            cx,
-            address::parse_url,
-        )
+        read_text(node, "a URL such as \"http://127.0.0.1:8000\"", cx, address::parse_url)
     }
 
     fn schema() -> Json {
@@ -462,12 +445,9 @@ impl Value for Target {
 
 impl Value for Trusted {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        read_text(
-            node,
-            "an address range such as \"10.0.0.0/8\"",
-            cx,
-            |text| address::parse_cidrs(text).map(Self),
-        )
+        read_text(node, "an address range such as \"10.0.0.0/8\"", cx, |text| {
+            address::parse_cidrs(text).map(Self)
+        })
     }
 
     fn schema() -> Json {
@@ -487,9 +467,7 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
             "prefix" => "path",
             name => name,
         };
-        return Some(format!(
-            "conditions stand in `match`: match = {{ {key} = ... }}"
-        ));
+        return Some(format!("conditions stand in `match`: match = {{ {key} = ... }}"));
     }
     let ours = match name {
         "concurrency" | "limit" | "max_concurrency" | "max_concurrent_requests" | "slots" => {
@@ -507,10 +485,6 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
         return Some(format!("here it is called `{ours}`"));
     }
     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&ours))?.0;
-    let also = if home == "defaults" {
-        " or a `[[route]]`"
-    } else {
-        ""
-    };
+    let also = if home == "defaults" { " or a `[[route]]`" } else { "" };
     Some(format!("`{ours}` belongs in `[{home}]`{also}"))
 }

@@ -63,16 +63,9 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
     note("admin", root.admin.places());
     note("log", root.log.places());
     for upstream in &root.upstreams {
-        note(
-            &format!("upstream {}", upstream.name),
-            upstream.table.places(),
-        );
+        note(&format!("upstream {}", upstream.name), upstream.table.places());
     }
-    let upstreams = root
-        .upstreams
-        .iter()
-        .map(|named| upstream(named, cx))
-        .collect::<Vec<_>>();
+    let upstreams = root.upstreams.iter().map(|named| upstream(named, cx)).collect::<Vec<_>>();
     if upstreams.is_empty() && !root.upstreams_bad {
         cx.diagnostics.push(no_upstream());
     }
@@ -86,9 +79,7 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
     }
     let config = Config {
         server: server(&root.server),
-        admin: Admin {
-            listen: *root.admin.listen.value(),
-        },
+        admin: Admin { listen: *root.admin.listen.value() },
         log: Log {
             level: *root.log.level.value(),
             format: *root.log.format.value(),
@@ -97,20 +88,8 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
         upstreams,
         routes: models,
     };
-    let Root {
-        server,
-        admin,
-        upstreams,
-        ..
-    } = root;
-    Draft {
-        config,
-        server,
-        admin,
-        upstreams,
-        routes,
-        places,
-    }
+    let Root { server, admin, upstreams, .. } = root;
+    Draft { config, server, admin, upstreams, routes, places }
 }
 
 fn no_upstream() -> super::Diagnostic {
@@ -129,28 +108,15 @@ fn server(raw: &raw::Server) -> Server {
     let Int(max_connections) = *raw.max_connections.value();
     let List(trusted) = raw.trusted_proxies.value();
     Server {
-        listen: raw
-            .listen
-            .value()
-            .0
-            .iter()
-            .map(|At { value, .. }| *value)
-            .collect(),
-        workers: raw
-            .workers
-            .value()
-            .0
-            .map_or_else(available_workers, |count| count as usize),
+        listen: raw.listen.value().0.iter().map(|At { value, .. }| *value).collect(),
+        workers: raw.workers.value().0.map_or_else(available_workers, |count| count as usize),
         max_connections,
         header_timeout,
         idle_timeout,
         max_header_bytes: max_header_bytes as usize,
         drain_delay,
         shutdown_grace,
-        trusted_proxies: trusted
-            .iter()
-            .flat_map(|entry| entry.value.0.iter().copied())
-            .collect(),
+        trusted_proxies: trusted.iter().flat_map(|entry| entry.value.0.iter().copied()).collect(),
         forwarded: *raw.forwarded.value(),
     }
 }
@@ -176,13 +142,8 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
     }
     if !table.max_in_flight.is_written() {
         let message = format!("`max_in_flight` is not set: {ASSUMED_SLOTS} is assumed");
-        cx.report(
-            Code::SlotsAssumed,
-            *place,
-            message,
-            "`max_in_flight` is missing",
-        )
-        .help("set it to the number of requests that the application works on in parallel");
+        cx.report(Code::SlotsAssumed, *place, message, "`max_in_flight` is missing")
+            .help("set it to the number of requests that the application works on in parallel");
     }
     let Int(max_connections) = *table.max_connections.value();
     let Time(connect_timeout) = *table.connect_timeout.value();
@@ -195,10 +156,7 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         name: name.clone(),
         host,
         port,
-        max_in_flight: table
-            .max_in_flight
-            .get()
-            .map_or(ASSUMED_SLOTS, |Slots(slots)| *slots),
+        max_in_flight: table.max_in_flight.get().map_or(ASSUMED_SLOTS, |Slots(slots)| *slots),
         max_connections,
         connect_timeout,
         idle_timeout,
@@ -210,11 +168,7 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
 /// The routes in the order of the file, `default` last.
 fn routes(root: &Root, cx: &mut Context<'_>) -> Vec<(Route, RouteDraft)> {
     let is_default = |named: &&Named<raw::Route>| {
-        named
-            .table
-            .name
-            .get()
-            .is_some_and(|Text(name)| name == "default")
+        named.table.name.get().is_some_and(|Text(name)| name == "default")
     };
     let mut routes = Vec::new();
     for named in root.routes.iter().filter(|named| !is_default(named)) {
@@ -222,11 +176,7 @@ fn routes(root: &Root, cx: &mut Context<'_>) -> Vec<(Route, RouteDraft)> {
     }
     let mut defaults: Vec<_> = root.routes.iter().filter(is_default).collect();
     let built_in = built_in_route(cx);
-    let named = if defaults.is_empty() {
-        &built_in
-    } else {
-        defaults.remove(0)
-    };
+    let named = if defaults.is_empty() { &built_in } else { defaults.remove(0) };
     // A second one is reported as a duplicate below; it is looked at for its own errors.
     for named in defaults {
         routes.push(route(named, root, cx));
@@ -238,17 +188,9 @@ fn routes(root: &Root, cx: &mut Context<'_>) -> Vec<(Route, RouteDraft)> {
 
 /// `default`, as if it were written without any key.
 fn built_in_route(cx: &mut Context<'_>) -> Named<raw::Route> {
-    let entries = super::table::Entries {
-        table: None,
-        section: "",
-        title: "a route",
-    };
+    let entries = super::table::Entries { table: None, section: "", title: "a route" };
     let table = raw::Route::read_entries(&entries, cx);
-    Named {
-        name: "default".to_owned(),
-        place: Place::DEFAULT,
-        table,
-    }
+    Named { name: "default".to_owned(), place: Place::DEFAULT, table }
 }
 
 fn check_duplicates(routes: &[Named<raw::Route>], cx: &mut Context<'_>) {
@@ -277,11 +219,7 @@ fn check_duplicates(routes: &[Named<raw::Route>], cx: &mut Context<'_>) {
 }
 
 fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route, RouteDraft) {
-    let place = if named.table.name.is_written() {
-        named.table.name.place()
-    } else {
-        named.place
-    };
+    let place = if named.table.name.is_written() { named.table.name.place() } else { named.place };
     let name = route_name(named, cx);
     let kind = *named.table.kind.value();
     let raw = inherit(&named.table, root, kind);
@@ -307,20 +245,8 @@ fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route
         reject: reject(&raw),
     };
     let own_keys = named.table.places().into_iter();
-    let own_keys = own_keys
-        .filter(|(_, place)| place.is_written())
-        .map(|(key, _)| key)
-        .collect();
-    (
-        model,
-        RouteDraft {
-            raw,
-            place,
-            own_keys,
-            upstream,
-            match_bad,
-        },
-    )
+    let own_keys = own_keys.filter(|(_, place)| place.is_written()).map(|(key, _)| key).collect();
+    (model, RouteDraft { raw, place, own_keys, upstream, match_bad })
 }
 
 fn route_name(named: &Named<raw::Route>, cx: &mut Context<'_>) -> String {
@@ -333,13 +259,8 @@ fn route_name(named: &Named<raw::Route>, cx: &mut Context<'_>) -> String {
         }
         None => {
             if named.place.is_written() && !named.table.name.is_bad() {
-                cx.report(
-                    Code::MissingKey,
-                    named.place,
-                    "a route has no `name`",
-                    "this route",
-                )
-                .help("give it one: name = \"api\"; it becomes its label in the metrics");
+                cx.report(Code::MissingKey, named.place, "a route has no `name`", "this route")
+                    .help("give it one: name = \"api\"; it becomes its label in the metrics");
             }
             named.name.clone()
         }
@@ -361,12 +282,8 @@ fn inherit(route: &raw::Route, root: &Root, kind: RouteKind) -> raw::Route {
     raw.enforce = route.enforce.or(&defaults.enforce);
     let own = route.reject.get();
     let inherited = raw::RouteReject {
-        status: own
-            .map_or(Field::ABSENT, |own| own.status.clone())
-            .or(&root.reject.status),
-        body: own
-            .map_or(Field::ABSENT, |own| own.body.clone())
-            .or(&root.reject.body),
+        status: own.map_or(Field::ABSENT, |own| own.status.clone()).or(&root.reject.status),
+        body: own.map_or(Field::ABSENT, |own| own.body.clone()).or(&root.reject.body),
         retry_after: own
             .map_or(Field::ABSENT, |own| own.retry_after.clone())
             .or(&root.reject.retry_after),
@@ -407,9 +324,7 @@ fn choose_upstream(
         let message = format!("there are several upstreams, and the route `{name}` names none");
         let diagnostic = cx.report(Code::UpstreamNotChosen, place, message, "which upstream?");
         if place.is_written() {
-            diagnostic.help(format!(
-                "add upstream = \"NAME\"; the upstreams are {known}"
-            ));
+            diagnostic.help(format!("add upstream = \"NAME\"; the upstreams are {known}"));
         } else {
             diagnostic.help(format!(
                 "it takes the requests that no other route takes; choose one of {known}:\n\
@@ -427,8 +342,7 @@ fn choose_upstream(
             None => format!("the upstreams are {}", list_words(names(), "`")),
         };
         let message = format!("there is no upstream `{wanted}`");
-        cx.report(Code::UnknownUpstream, raw.upstream.place(), message, "")
-            .help(help);
+        cx.report(Code::UnknownUpstream, raw.upstream.place(), message, "").help(help);
     }
     found
 }
@@ -437,12 +351,8 @@ fn choose_upstream(
 
 /// The conditions, and whether anything is wrong with them.
 fn conditions(field: &Field<raw::Match>, name: &str, cx: &mut Context<'_>) -> (Match, bool) {
-    let mut matches = Match {
-        path: "/".to_owned(),
-        exact: false,
-        methods: Vec::new(),
-        hosts: Vec::new(),
-    };
+    let mut matches =
+        Match { path: "/".to_owned(), exact: false, methods: Vec::new(), hosts: Vec::new() };
     let Some(raw) = field.get() else {
         return (matches, field.is_bad());
     };
@@ -453,21 +363,13 @@ fn conditions(field: &Field<raw::Match>, name: &str, cx: &mut Context<'_>) -> (M
         Err(trouble) => report(trouble, raw.path.place(), cx),
     }
     matches.exact = *raw.exact.value();
-    for At {
-        value: Text(method),
-        place,
-    } in &raw.methods.value().0
-    {
+    for At { value: Text(method), place } in &raw.methods.value().0 {
         match check_method(method) {
             Ok(()) => matches.methods.push(method.clone()),
             Err(trouble) => report(trouble, *place, cx),
         }
     }
-    for At {
-        value: Text(host),
-        place,
-    } in &raw.hosts.value().0
-    {
+    for At { value: Text(host), place } in &raw.hosts.value().0 {
         match normal_host(host) {
             Ok(host) => matches.hosts.push(host),
             Err(trouble) => report(trouble, *place, cx),
@@ -495,6 +397,5 @@ fn conditions(field: &Field<raw::Match>, name: &str, cx: &mut Context<'_>) -> (M
 }
 
 fn report(trouble: Trouble, place: Place, cx: &mut Context<'_>) {
-    cx.report(trouble.code, place, trouble.message, "")
-        .help(trouble.help);
+    cx.report(trouble.code, place, trouble.message, "").help(trouble.help);
 }

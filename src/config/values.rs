@@ -145,17 +145,11 @@ fn missing_unit<T>(
     expected: &str,
     cx: &mut Context<'_>,
 ) -> Option<T> {
-    let choices: Vec<_> = units
-        .iter()
-        .map(|unit| format!("\"{number}{unit}\""))
-        .collect();
+    let choices: Vec<_> = units.iter().map(|unit| format!("\"{number}{unit}\"")).collect();
     cx.report(
         Code::MissingUnit,
         node.place,
-        format!(
-            "`{}` expects {expected}, and {number} has no unit",
-            node.key
-        ),
+        format!("`{}` expects {expected}, and {number} has no unit", node.key),
         "a unit is missing",
     )
     .help(format!("write {}", choices.join(" or ")));
@@ -171,11 +165,7 @@ fn bad_unit<T>(
 ) -> Option<T> {
     let (what, units, example) = match code {
         Code::BadSize => ("size", "B, KiB, MiB, GiB, KB, MB and GB", "\"32KiB\""),
-        _ => (
-            "duration",
-            "us, ms, s, m, h and d",
-            "\"500ms\", \"1.5s\" or \"1m30s\"",
-        ),
+        _ => ("duration", "us, ms, s, m, h and d", "\"500ms\", \"1.5s\" or \"1m30s\""),
     };
     let label = match error {
         UnitError::UnknownUnit(unit) => format!("no unit is called `{}`", clipped(unit)),
@@ -294,11 +284,7 @@ impl<T: Value> Value for List<T> {
                 }
             }
             Shape::Text { text, loose: true } => {
-                for part in text
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|part| !part.is_empty())
-                {
+                for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                     items.push(Self::item(Node::loose(node.key, part, node.place), cx));
                 }
             }
@@ -314,21 +300,13 @@ impl<T: Value> Value for List<T> {
     }
 
     fn default_json(text: &str) -> Json {
-        json!(
-            text.split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty())
-                .collect::<Vec<_>>()
-        )
+        json!(text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>())
     }
 }
 
 impl<T: Value> List<T> {
     fn item(node: Node<'_>, cx: &mut Context<'_>) -> Option<At<T>> {
-        T::read(&node, cx).map(|value| At {
-            value,
-            place: node.place,
-        })
+        T::read(&node, cx).map(|value| At { value, place: node.place })
     }
 }
 
@@ -358,14 +336,10 @@ pub(super) fn read_word<T: Copy>(
     }
     let help = match did_you_mean(text, names()) {
         Some(similar) => format!("did you mean \"{similar}\"?"),
-        None => format!(
-            "write {}",
-            list_words(names(), "\"").replace(" and ", " or ")
-        ),
+        None => format!("write {}", list_words(names(), "\"").replace(" and ", " or ")),
     };
     let message = format!("`{}` cannot be \"{}\"", node.key, clipped(text));
-    cx.report(Code::UnknownValue, node.place, message, "unknown value")
-        .help(help);
+    cx.report(Code::UnknownValue, node.place, message, "unknown value").help(help);
     None
 }
 
@@ -393,10 +367,7 @@ pub(super) use words;
 
 /// The word for a value.
 pub(super) fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
-    words
-        .iter()
-        .find(|(_, known)| known == value)
-        .map_or("", |(name, _)| name)
+    words.iter().find(|(_, known)| known == value).map_or("", |(name, _)| name)
 }
 
 /// What a pure parser says about a text that it does not accept.
@@ -409,11 +380,7 @@ pub(super) struct Trouble {
 
 impl Trouble {
     pub(super) fn new(code: Code, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            help: help.into(),
-        }
+        Self { code, message: message.into(), help: help.into() }
     }
 }
 
@@ -430,8 +397,7 @@ pub(super) fn read_text<T>(
     match parse(text) {
         Ok(value) => Some(value),
         Err(trouble) => {
-            cx.report(trouble.code, node.place, trouble.message, "")
-                .help(trouble.help);
+            cx.report(trouble.code, node.place, trouble.message, "").help(trouble.help);
             None
         }
     }

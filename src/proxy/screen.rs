@@ -210,7 +210,9 @@ mod tests {
         };
         assert_eq!(coded(&["chunked"]), None);
         assert_eq!(coded(&["CHUNKED"]), None);
-        for values in [&["gzip, chunked"][..], &["chunked, chunked"], &["chunked", "chunked"], &["identity"]] {
+        for values in
+            [&["gzip, chunked"][..], &["chunked, chunked"], &["chunked", "chunked"], &["identity"]]
+        {
             assert_eq!(coded(values), Some(Fault::Coding), "{values:?}");
         }
     }
@@ -218,7 +220,8 @@ mod tests {
     fn framing(fields: &[(&str, &str)]) -> Option<Vec<String>> {
         let mut headers = request("GET", "/", fields).headers().clone();
         let clean = clean_response_framing(&mut headers);
-        clean.then(|| headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect())
+        clean
+            .then(|| headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect())
     }
 
     #[test]

@@ -119,7 +119,9 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
         }
         if let Poll::Ready(result) = Pin::new(&mut *connection).poll(task) {
             let malformed = result.is_err_and(|error| error.is_parse());
-            return Poll::Ready(Ended::Closed { linger: malformed || client.activity.must_linger() });
+            return Poll::Ready(Ended::Closed {
+                linger: malformed || client.activity.must_linger(),
+            });
         }
         out_of_time(context, client, &mut timer, task)
     })

@@ -88,11 +88,7 @@ pub struct AccessLogger {
 impl AccessLogger {
     /// A logger for the configured mode.
     pub fn new(mode: AccessLog) -> AccessLogger {
-        AccessLogger {
-            mode,
-            rejections: Mutex::default(),
-            failures: Mutex::default(),
-        }
+        AccessLogger { mode, rejections: Mutex::default(), failures: Mutex::default() }
     }
 
     /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before
@@ -177,12 +173,7 @@ fn lock(limiter: &Mutex<Limiter>) -> std::sync::MutexGuard<'_, Limiter> {
 }
 
 fn summarize(flood: Flood, summaries: &[Summary]) {
-    for Summary {
-        route,
-        cause,
-        count,
-    } in summaries
-    {
+    for Summary { route, cause, count } in summaries {
         // None where more pairs of route and cause occurred than are counted apart.
         let route = Some(route.as_str()).filter(|route| !route.is_empty());
         let cause = Some(*cause).filter(|cause| !cause.is_empty());
@@ -264,12 +255,7 @@ mod tests {
     }
 
     fn rejected(reason: &'static str) -> AccessRecord<'static> {
-        AccessRecord {
-            status: 503,
-            reason: Some(reason),
-            upstream_time: None,
-            ..record()
-        }
+        AccessRecord { status: 503, reason: Some(reason), upstream_time: None, ..record() }
     }
 
     fn logged(mode: AccessLog, records: &[AccessRecord<'_>]) -> Vec<serde_json::Value> {
@@ -297,38 +283,17 @@ mod tests {
     #[test]
     fn mode_errors_takes_errors_rejections_and_what_broke_off() {
         let wanted = [
-            AccessRecord {
-                status: 500,
-                ..record()
-            },
+            AccessRecord { status: 500, ..record() },
             rejected("queue_full"),
-            AccessRecord {
-                error: Some("connection_refused"),
-                status: 502,
-                ..record()
-            },
-            AccessRecord {
-                broke_off: true,
-                aborted: Some(AbortStage::ResponseBody),
-                ..record()
-            },
+            AccessRecord { error: Some("connection_refused"), status: 502, ..record() },
+            AccessRecord { broke_off: true, aborted: Some(AbortStage::ResponseBody), ..record() },
             // A rejection over gRPC is a 200.
-            AccessRecord {
-                reason: Some("max_wait"),
-                ..record()
-            },
+            AccessRecord { reason: Some("max_wait"), ..record() },
         ];
         let unwanted = [
             record(),
-            AccessRecord {
-                status: 404,
-                ..record()
-            },
-            AccessRecord {
-                status: 0,
-                aborted: Some(AbortStage::Queued),
-                ..record()
-            },
+            AccessRecord { status: 404, ..record() },
+            AccessRecord { status: 0, aborted: Some(AbortStage::Queued), ..record() },
         ];
         let lines = logged(AccessLog::Errors, &[&unwanted[..], &wanted[..]].concat());
         assert_eq!(lines.len(), wanted.len());
@@ -351,32 +316,20 @@ mod tests {
                 logger.log_at(now, &rejected("queue_full"));
             }
             for _ in 0..7 {
-                let failed = AccessRecord {
-                    error: Some("connection_refused"),
-                    ..record()
-                };
+                let failed = AccessRecord { error: Some("connection_refused"), ..record() };
                 logger.log_at(now, &failed);
             }
             logger.tick(now);
             logger.tick(now + Duration::from_secs(1));
             logger.tick(now + Duration::from_secs(2));
         });
-        let requests = lines
-            .iter()
-            .filter(|line| line["message"] == "request")
-            .count();
+        let requests = lines.iter().filter(|line| line["message"] == "request").count();
         assert_eq!((requests, lines.len()), (10, 12));
         let (rejected, failed) = (&lines[10], &lines[11]);
         assert_eq!(rejected["message"], "more rejected");
-        assert_eq!(
-            (&rejected["route"], &rejected["count"]),
-            (&"api".into(), &95.into())
-        );
+        assert_eq!((&rejected["route"], &rejected["count"]), (&"api".into(), &95.into()));
         assert_eq!(rejected["reason"], "queue_full");
-        assert_eq!(
-            (&failed["error"], &failed["count"]),
-            (&"connection_refused".into(), &2.into())
-        );
+        assert_eq!((&failed["error"], &failed["count"]), (&"connection_refused".into(), &2.into()));
     }
 
     #[test]
@@ -403,10 +356,6 @@ mod tests {
         assert_eq!(lines[0]["method"], "GET\n{\"level\":\"ERROR\"}");
         assert_eq!(lines[0]["host"], "a\u{1b}[2J\u{2028}\"\\b");
         let path = lines[0]["path"].as_str().unwrap();
-        assert!(
-            path.ends_with("é…") && path.len() <= MAX_PATH + "…".len(),
-            "{}",
-            path.len()
-        );
+        assert!(path.ends_with("é…") && path.len() <= MAX_PATH + "…".len(), "{}", path.len());
     }
 }

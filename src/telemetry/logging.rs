@@ -52,30 +52,18 @@ pub struct LogGuard {
 /// second call changes nothing.
 pub fn init(log: &Log) -> LogGuard {
     let lines = Arc::new(Lines::new(lines::CAPACITY));
-    let guard = LogGuard {
-        lines: lines.clone(),
-    };
+    let guard = LogGuard { lines: lines.clone() };
     if LINES.set(lines.clone()).is_err() {
         return guard;
     }
-    let style = style(
-        log.format,
-        io::stderr().is_terminal(),
-        std::env::var_os("NO_COLOR"),
-    );
-    let layer = LineLayer {
-        lines: lines.clone(),
-        style,
-        level: level_filter(log.level),
-    };
+    let style = style(log.format, io::stderr().is_terminal(), std::env::var_os("NO_COLOR"));
+    let layer = LineLayer { lines: lines.clone(), style, level: level_filter(log.level) };
     // An embedder's own subscriber stays; ours then has nothing to write.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
     let writer = lines.clone();
-    let spawned = thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || {
-            writer.write_to(stderr());
-        });
+    let spawned = thread::Builder::new().name("log".to_owned()).spawn(move || {
+        writer.write_to(stderr());
+    });
     if spawned.is_err() {
         // No thread at start-up: the server will not come up either. All lines count as lost.
         lines.close();
@@ -261,19 +249,14 @@ pub(crate) mod tests {
     /// Runs `work` with a subscriber of its own and returns its lines as JSON.
     pub(crate) fn captured(level: LogLevel, work: impl FnOnce()) -> Vec<serde_json::Value> {
         let lines = Arc::new(Lines::new(1 << 20));
-        let layer = LineLayer {
-            lines: lines.clone(),
-            style: Style::Json,
-            level: level_filter(level),
-        };
+        let layer =
+            LineLayer { lines: lines.clone(), style: Style::Json, level: level_filter(level) };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
         lines.close();
         let mut out = Vec::new();
         lines.write_to(&mut out);
         let out = String::from_utf8(out).unwrap();
-        out.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     #[test]
@@ -289,10 +272,7 @@ pub(crate) mod tests {
         });
         assert_eq!(lines.len(), 1);
         let line = &lines[0];
-        assert_eq!(
-            (&line["level"], &line["target"]),
-            (&"WARN".into(), &"tidegate::test".into())
-        );
+        assert_eq!((&line["level"], &line["target"]), (&"WARN".into(), &"tidegate::test".into()));
         assert_eq!(line["message"], "it \"happened\n\"");
         assert_eq!(line["route"], "api");
         assert_eq!((&line["count"], &line["delta"]), (&3.into(), &(-1).into()));
@@ -300,10 +280,7 @@ pub(crate) mod tests {
         assert_eq!(line["up"], true);
         assert!(line.get("none").is_none());
         assert_eq!(line["error"], "broken \u{1b}[0m pipe");
-        assert_eq!(
-            (&line["path"], &line["list"]),
-            (&"/\u{fffd}\nGET".into(), &"[1, 2]".into())
-        );
+        assert_eq!((&line["path"], &line["list"]), (&"/\u{fffd}\nGET".into(), &"[1, 2]".into()));
     }
 
     #[test]

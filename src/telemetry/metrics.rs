@@ -35,9 +35,8 @@ pub use route::{AbortStage, RouteMetrics};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Seconds. A worker that lags by more than a few milliseconds is short of CPU.
-const LAG_BUCKETS: [f64; 12] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0,
-];
+const LAG_BUCKETS: [f64; 12] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
 
 /// All metrics of a process. Built once from the configuration, then shared.
 pub struct Metrics {
@@ -93,17 +92,11 @@ impl Metrics {
             workers: WorkerMetrics::all(&registry, config.server.workers),
             server: ServerMetrics::new(&registry),
             names: Names {
-                routes: config
-                    .routes
-                    .iter()
-                    .map(|route| route.name.clone())
-                    .collect(),
+                routes: config.routes.iter().map(|route| route.name.clone()).collect(),
                 upstreams: config.upstreams.iter().map(|up| up.name.clone()).collect(),
                 reasons,
             },
-            started: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             registry,
         }
     }
@@ -152,12 +145,9 @@ impl Metrics {
     fn append_own(&self, families: &mut Vec<MetricFamily>) {
         let version = env!("CARGO_PKG_VERSION");
         families.push(
-            Family::gauge(
-                "tidegate_build_info",
-                "Always 1; the label is tidegate's version.",
-            )
-            .sample(&[("version", version)], 1.0)
-            .build(),
+            Family::gauge("tidegate_build_info", "Always 1; the label is tidegate's version.")
+                .sample(&[("version", version)], 1.0)
+                .build(),
         );
         families.push(
             Family::counter(
@@ -194,9 +184,7 @@ fn register<C: Collector + Clone + 'static>(
     created: prometheus::Result<C>,
 ) -> C {
     let collector = created.expect("names, labels and buckets are valid constants");
-    registry
-        .register(Box::new(collector.clone()))
-        .expect("each family is registered once");
+    registry.register(Box::new(collector.clone())).expect("each family is registered once");
     collector
 }
 

@@ -18,9 +18,7 @@ pub(crate) fn append(families: &mut Vec<MetricFamily>) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let stat = Stat::parse(&read("/proc/self/stat"));
     let status = read("/proc/self/status");
-    let ticks = fs::read("/proc/self/auxv")
-        .ok()
-        .and_then(|auxv| clock_ticks(&auxv));
+    let ticks = fs::read("/proc/self/auxv").ok().and_then(|auxv| clock_ticks(&auxv));
     let ticks = ticks.unwrap_or(USER_HZ);
     let boot = field(&read("/proc/stat"), "btime");
 
@@ -28,10 +26,7 @@ pub(crate) fn append(families: &mut Vec<MetricFamily>) {
         families.extend(value.map(|value| family.sample(&[], value).build()));
     };
     push(
-        Family::counter(
-            "process_cpu_seconds_total",
-            "User and system CPU time spent, in seconds.",
-        ),
+        Family::counter("process_cpu_seconds_total", "User and system CPU time spent, in seconds."),
         stat.as_ref().map(|stat| stat.cpu_ticks / ticks),
     );
     push(
@@ -39,25 +34,17 @@ pub(crate) fn append(families: &mut Vec<MetricFamily>) {
             "process_start_time_seconds",
             "When the process started, in seconds since 1970-01-01 UTC.",
         ),
-        stat.as_ref()
-            .zip(boot)
-            .map(|(stat, boot)| boot + stat.start_ticks / ticks),
+        stat.as_ref().zip(boot).map(|(stat, boot)| boot + stat.start_ticks / ticks),
     );
     push(
         Family::gauge("process_resident_memory_bytes", "Memory in RAM, in bytes."),
         field(&status, "VmRSS:").map(kibibytes),
     );
     push(
-        Family::gauge(
-            "process_virtual_memory_bytes",
-            "Address space in use, in bytes.",
-        ),
+        Family::gauge("process_virtual_memory_bytes", "Address space in use, in bytes."),
         field(&status, "VmSize:").map(kibibytes),
     );
-    push(
-        Family::gauge("process_threads", "Threads of the process."),
-        field(&status, "Threads:"),
-    );
+    push(Family::gauge("process_threads", "Threads of the process."), field(&status, "Threads:"));
     push(
         Family::gauge(
             "process_open_fds",
@@ -66,10 +53,7 @@ pub(crate) fn append(families: &mut Vec<MetricFamily>) {
         open_fds(),
     );
     push(
-        Family::gauge(
-            "process_max_fds",
-            "File descriptors that may be open (soft limit).",
-        ),
+        Family::gauge("process_max_fds", "File descriptors that may be open (soft limit)."),
         field(&read("/proc/self/limits"), "Max open files"),
     );
 }
@@ -94,10 +78,7 @@ impl Stat {
         // `rest` begins with field 3.
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<f64>().ok();
-        Some(Stat {
-            cpu_ticks: number(14)? + number(15)?,
-            start_ticks: number(22)?,
-        })
+        Some(Stat { cpu_ticks: number(14)? + number(15)?, start_ticks: number(22)? })
     }
 }
 
@@ -171,9 +152,7 @@ mod tests {
         append(&mut families);
         let value = |name: &str| {
             let family = families.iter().find(|family| family.name() == name);
-            let metric = &family
-                .unwrap_or_else(|| panic!("{name} is missing"))
-                .get_metric()[0];
+            let metric = &family.unwrap_or_else(|| panic!("{name} is missing")).get_metric()[0];
             metric.get_gauge().get_value() + metric.get_counter().get_value()
         };
         assert!(value("process_resident_memory_bytes") > 100_000.0);

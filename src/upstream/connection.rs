@@ -16,8 +16,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper::client::conn::TrySendError;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -87,11 +87,10 @@ impl<H: Send + 'static> Idle<H> {
             end: Mutex::new(End::Open),
         });
         let watched = Watched { stream, shared: Arc::clone(&shared) };
-        let (sender, connection) =
-            http1::Builder::new()
-                .max_buf_size(MAX_RESPONSE_HEAD)
-                .handshake(TokioIo::new(watched))
-                .await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_RESPONSE_HEAD)
+            .handshake(TokioIo::new(watched))
+            .await?;
         tokio::spawn(drive(connection, Arc::clone(&shared), token));
         Ok(Idle { sender, since: Instant::now(), shared })
     }

@@ -25,20 +25,10 @@ fn config() -> Config {
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::XForwarded,
         },
-        admin: Admin {
-            listen: ([127, 0, 0, 1], 0).into(),
-        },
-        log: Log {
-            level: LogLevel::Info,
-            format: LogFormat::Auto,
-            access: AccessLog::Errors,
-        },
+        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
+        log: Log { level: LogLevel::Info, format: LogFormat::Auto, access: AccessLog::Errors },
         upstreams: vec![upstream("app"), upstream("search")],
-        routes: vec![
-            route("api", 0, 503),
-            route("find", 1, 429),
-            route("default", 0, 503),
-        ],
+        routes: vec![route("api", 0, 503), route("find", 1, 429), route("default", 0, 503)],
     }
 }
 
@@ -73,20 +63,13 @@ fn route(name: &str, upstream: usize, status: u16) -> Route {
         response_timeout: None,
         idle_body_timeout: None,
         on_client_abort: ClientAbort::Cancel,
-        reject: Reject {
-            status,
-            body: RejectBody::ProblemJson,
-            retry_after: RetryAfter::Auto,
-        },
+        reject: Reject { status, body: RejectBody::ProblemJson, retry_after: RetryAfter::Auto },
     }
 }
 
 /// A reading of a process that has seen nothing.
 fn nothing(config: &Config) -> Reading {
-    let route = RouteReading {
-        rejected: vec![0; REASONS.len()],
-        ..RouteReading::default()
-    };
+    let route = RouteReading { rejected: vec![0; REASONS.len()], ..RouteReading::default() };
     Reading {
         routes: vec![route; config.routes.len()],
         upstreams: vec![UpstreamReading::default(); config.upstreams.len()],
@@ -100,20 +83,14 @@ fn page(metrics: &Metrics, reading: &Reading) -> String {
 
 /// The value of the series written exactly like this.
 fn value(page: &str, series: &str) -> f64 {
-    let line = page
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series} in\n{page}"))
-        .parse()
-        .expect("a value is a number")
+    let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().expect("a value is a number")
 }
 
 /// The names of all series, without their values.
 fn series(page: &str) -> BTreeSet<&str> {
     let samples = page.lines().filter(|line| !line.starts_with('#'));
-    samples
-        .map(|line| line.rsplit_once(' ').expect("a sample has a value").0)
-        .collect()
+    samples.map(|line| line.rsplit_once(' ').expect("a sample has a value").0).collect()
 }
 
 #[test]
@@ -134,10 +111,7 @@ fn the_page_is_the_golden_one() {
         std::fs::write(GOLDEN, &masked).unwrap();
     }
     let golden = std::fs::read_to_string(GOLDEN).unwrap();
-    let difference = masked
-        .lines()
-        .zip(golden.lines())
-        .find(|(now, then)| now != then);
+    let difference = masked.lines().zip(golden.lines()).find(|(now, then)| now != then);
     assert!(
         masked == golden,
         "the page changed, first at {difference:?}; names are an interface. \
@@ -170,41 +144,17 @@ fn events_arrive_where_they_belong() {
         ("tidegate_requests_total{code=\"204\",route=\"find\"}", 1.0),
         ("tidegate_requests_total{code=\"429\",route=\"find\"}", 1.0),
         ("tidegate_requests_total{code=\"599\",route=\"find\"}", 1.0),
-        (
-            "tidegate_requests_total{code=\"other\",route=\"find\"}",
-            3.0,
-        ),
+        ("tidegate_requests_total{code=\"other\",route=\"find\"}", 3.0),
         ("tidegate_requests_total{code=\"200\",route=\"api\"}", 0.0),
-        (
-            "tidegate_queue_wait_seconds_bucket{route=\"find\",le=\"0.0025\"}",
-            0.0,
-        ),
-        (
-            "tidegate_queue_wait_seconds_bucket{route=\"find\",le=\"0.005\"}",
-            1.0,
-        ),
+        ("tidegate_queue_wait_seconds_bucket{route=\"find\",le=\"0.0025\"}", 0.0),
+        ("tidegate_queue_wait_seconds_bucket{route=\"find\",le=\"0.005\"}", 1.0),
         ("tidegate_queue_wait_seconds_sum{route=\"find\"}", 0.003),
-        (
-            "tidegate_upstream_duration_seconds_sum{route=\"find\"}",
-            2.0,
-        ),
-        (
-            "tidegate_upstream_errors_total{error=\"connection_refused\",route=\"find\"}",
-            0.0,
-        ),
-        (
-            "tidegate_upstream_errors_total{error=\"http_response_timeout\",route=\"find\"}",
-            1.0,
-        ),
+        ("tidegate_upstream_duration_seconds_sum{route=\"find\"}", 2.0),
+        ("tidegate_upstream_errors_total{error=\"connection_refused\",route=\"find\"}", 0.0),
+        ("tidegate_upstream_errors_total{error=\"http_response_timeout\",route=\"find\"}", 1.0),
         ("tidegate_upstream_retries_total{route=\"find\"}", 1.0),
-        (
-            "tidegate_client_aborts_total{route=\"find\",stage=\"request_body\"}",
-            1.0,
-        ),
-        (
-            "tidegate_client_aborts_total{route=\"find\",stage=\"queued\"}",
-            0.0,
-        ),
+        ("tidegate_client_aborts_total{route=\"find\",stage=\"request_body\"}", 1.0),
+        ("tidegate_client_aborts_total{route=\"find\",stage=\"queued\"}", 0.0),
         ("tidegate_connections_total", 2.0),
         ("tidegate_connections_refused_total", 1.0),
         ("tidegate_worker_busy_seconds_total{worker=\"1\"}", 1.5),
@@ -232,12 +182,8 @@ fn a_reading_is_put_out_as_given() {
         queue_depth_seconds: 1.25,
         in_flight_seconds: 2.5,
     };
-    reading.upstreams[1] = UpstreamReading {
-        in_flight: 2,
-        in_flight_limit: 8,
-        up: true,
-        connections: 9,
-    };
+    reading.upstreams[1] =
+        UpstreamReading { in_flight: 2, in_flight_limit: 8, up: true, connections: 9 };
     reading.connections = 11;
     reading.ready = true;
 
@@ -246,29 +192,17 @@ fn a_reading_is_put_out_as_given() {
         ("tidegate_arrivals_total{route=\"default\"}", 106.0),
         ("tidegate_admitted_total{route=\"default\"}", 80.0),
         ("tidegate_abandoned_total{route=\"default\"}", 6.0),
-        (
-            "tidegate_rejected_total{reason=\"queue_full\",route=\"default\"}",
-            7.0,
-        ),
-        (
-            "tidegate_rejected_total{reason=\"max_wait\",route=\"default\"}",
-            8.0,
-        ),
+        ("tidegate_rejected_total{reason=\"queue_full\",route=\"default\"}", 7.0),
+        ("tidegate_rejected_total{reason=\"max_wait\",route=\"default\"}", 8.0),
         ("tidegate_queue_depth{route=\"default\"}", 5.0),
         ("tidegate_queue_capacity{route=\"default\"}", 64.0),
         ("tidegate_in_flight{route=\"default\"}", 3.0),
         ("tidegate_in_flight_limit{route=\"default\"}", 4.0),
-        (
-            "tidegate_queue_depth_seconds_total{route=\"default\"}",
-            1.25,
-        ),
+        ("tidegate_queue_depth_seconds_total{route=\"default\"}", 1.25),
         ("tidegate_in_flight_seconds_total{route=\"default\"}", 2.5),
         ("tidegate_arrivals_total{route=\"api\"}", 0.0),
         ("tidegate_upstream_in_flight{upstream=\"search\"}", 2.0),
-        (
-            "tidegate_upstream_in_flight_limit{upstream=\"search\"}",
-            8.0,
-        ),
+        ("tidegate_upstream_in_flight_limit{upstream=\"search\"}", 8.0),
         ("tidegate_upstream_up{upstream=\"search\"}", 1.0),
         ("tidegate_upstream_up{upstream=\"app\"}", 0.0),
         ("tidegate_upstream_connections{upstream=\"search\"}", 9.0),
@@ -291,34 +225,23 @@ fn label_values_come_from_the_configuration_alone() {
             metrics.route(route).request(code);
         }
         (0..ERRORS.len()).for_each(|error| metrics.route(route).upstream_error(error));
-        AbortStage::ALL
-            .iter()
-            .for_each(|stage| metrics.route(route).client_abort(*stage));
+        AbortStage::ALL.iter().for_each(|stage| metrics.route(route).client_abort(*stage));
         metrics.route(route).queue_wait(Duration::MAX);
         metrics.route(route).upstream_duration(Duration::MAX);
     }
     let after = page(&metrics, &nothing(&config));
     let (before, after) = (series(&before), series(&after));
     assert!(before.is_subset(&after));
-    assert!(
-        after
-            .difference(&before)
-            .all(|series| series.starts_with("tidegate_requests_total{"))
-    );
+    assert!(after.difference(&before).all(|series| series.starts_with("tidegate_requests_total{")));
     // 100 to 599 and "other".
-    let codes = after
-        .iter()
-        .filter(|series| series.starts_with("tidegate_requests_total{"));
+    let codes = after.iter().filter(|series| series.starts_with("tidegate_requests_total{"));
     assert_eq!(codes.count(), 501 * config.routes.len());
     for series in &after {
         let Some((_, route)) = series.split_once("route=\"") else {
             continue;
         };
         let route = route.split('"').next().unwrap();
-        assert!(
-            config.routes.iter().any(|known| known.name == route),
-            "{series}"
-        );
+        assert!(config.routes.iter().any(|known| known.name == route), "{series}");
     }
 }
 
@@ -330,16 +253,10 @@ fn a_page_with_odd_names_is_still_lines_of_samples() {
     metrics.route(0).request(418);
     let page = page(&metrics, &nothing(&config));
     assert_eq!(
-        value(
-            &page,
-            "tidegate_requests_total{code=\"418\",route=\"a\\\"b\\\\c\\nd\"}"
-        ),
+        value(&page, "tidegate_requests_total{code=\"418\",route=\"a\\\"b\\\\c\\nd\"}"),
         1.0
     );
-    assert!(
-        page.lines()
-            .all(|line| line.starts_with('#') || line.rsplit_once(' ').is_some())
-    );
+    assert!(page.lines().all(|line| line.starts_with('#') || line.rsplit_once(' ').is_some()));
 }
 
 /// No reason, no error, no worker: such families are absent rather than the page broken.
@@ -349,10 +266,7 @@ fn families_without_series_are_left_out() {
     config.server.workers = 0;
     let metrics = Metrics::new(&config, &[], &[]);
     let mut reading = nothing(&config);
-    reading
-        .routes
-        .iter_mut()
-        .for_each(|route| route.rejected.clear());
+    reading.routes.iter_mut().for_each(|route| route.rejected.clear());
     let page = page(&metrics, &reading);
     assert!(!page.contains("tidegate_rejected_total") && page.contains("tidegate_ready 0"));
 }

@@ -48,30 +48,18 @@ impl Limiter {
         if let Some(held) = self.held.iter_mut().find(same) {
             held.count += 1;
         } else if self.held.len() < MAX_PAIRS {
-            self.held.push(Summary {
-                route: route.to_owned(),
-                cause,
-                count: 1,
-            });
+            self.held.push(Summary { route: route.to_owned(), cause, count: 1 });
         } else if let Some(rest) = self.held.get_mut(MAX_PAIRS) {
             rest.count += 1;
         } else {
-            self.held.push(Summary {
-                route: String::new(),
-                cause: "",
-                count: 1,
-            });
+            self.held.push(Summary { route: String::new(), cause: "", count: 1 });
         }
         false
     }
 
     /// Closes the window if its second is over, and gives what it held back.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Summary> {
-        if self.is_over(now) {
-            self.close()
-        } else {
-            Vec::new()
-        }
+        if self.is_over(now) { self.close() } else { Vec::new() }
     }
 
     /// Closes the window whatever the time, and gives what it held back.
@@ -83,8 +71,7 @@ impl Limiter {
 
     /// A clock that another thread read a moment earlier is in the window.
     fn is_over(&self, now: Instant) -> bool {
-        self.since
-            .is_some_and(|since| now.saturating_duration_since(since) >= WINDOW)
+        self.since.is_some_and(|since| now.saturating_duration_since(since) >= WINDOW)
     }
 }
 
@@ -101,10 +88,7 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             // Later than any time a test goes back to.
-            Bench {
-                limiter: Limiter::default(),
-                start: Instant::now() + WINDOW * 10,
-            }
+            Bench { limiter: Limiter::default(), start: Instant::now() + WINDOW * 10 }
         }
 
         fn at(&self, millis: u64) -> Instant {
@@ -118,11 +102,7 @@ mod tests {
     }
 
     fn summary(route: &str, cause: &'static str, count: u64) -> Summary {
-        Summary {
-            route: route.to_owned(),
-            cause,
-            count,
-        }
+        Summary { route: route.to_owned(), cause, count }
     }
 
     #[test]
@@ -135,11 +115,7 @@ mod tests {
             assert_eq!(bench.event(millis, "a", "queue_full"), (vec![], false));
         }
         let held = vec![summary("a", "queue_full", 995)];
-        assert_eq!(
-            bench.event(1000, "a", "queue_full"),
-            (held, true),
-            "the next window"
-        );
+        assert_eq!(bench.event(1000, "a", "queue_full"), (held, true), "the next window");
     }
 
     #[test]
@@ -149,10 +125,7 @@ mod tests {
             bench.event(0, "a", "max_wait");
         }
         assert_eq!(bench.limiter.due(bench.at(999)), vec![]);
-        assert_eq!(
-            bench.limiter.due(bench.at(1000)),
-            vec![summary("a", "max_wait", 3)]
-        );
+        assert_eq!(bench.limiter.due(bench.at(1000)), vec![summary("a", "max_wait", 3)]);
         assert_eq!(bench.limiter.due(bench.at(5000)), vec![]);
         assert_eq!(bench.event(5001, "a", "max_wait"), (vec![], true));
     }
@@ -172,11 +145,9 @@ mod tests {
         for _ in 0..FULL {
             assert!(bench.event(0, "a", "queue_full").1);
         }
-        for (route, cause, times) in [
-            ("a", "queue_full", 2),
-            ("b", "queue_full", 3),
-            ("a", "max_wait", 4),
-        ] {
+        for (route, cause, times) in
+            [("a", "queue_full", 2), ("b", "queue_full", 3), ("a", "max_wait", 4)]
+        {
             for _ in 0..times {
                 assert!(!bench.event(1, route, cause).1);
             }
@@ -197,14 +168,8 @@ mod tests {
         }
         let held = bench.limiter.due(bench.at(1000));
         assert_eq!(held.len(), MAX_PAIRS + 1);
-        assert_eq!(
-            held.iter().map(|held| held.count).sum::<u64>(),
-            1000 - u64::from(FULL)
-        );
-        assert_eq!(
-            held[MAX_PAIRS],
-            summary("", "", 1000 - u64::from(FULL) - MAX_PAIRS as u64)
-        );
+        assert_eq!(held.iter().map(|held| held.count).sum::<u64>(), 1000 - u64::from(FULL));
+        assert_eq!(held[MAX_PAIRS], summary("", "", 1000 - u64::from(FULL) - MAX_PAIRS as u64));
     }
 
     #[test]
@@ -214,10 +179,7 @@ mod tests {
             bench.event(100, "a", "deadline");
         }
         assert_eq!(bench.event(50, "a", "deadline"), (vec![], false));
-        assert_eq!(
-            bench.limiter.due(bench.at(1100)),
-            vec![summary("a", "deadline", 1)]
-        );
+        assert_eq!(bench.limiter.due(bench.at(1100)), vec![summary("a", "deadline", 1)]);
     }
 
     /// Whatever the times, every event is written or summed up, and a window writes five at most.
@@ -231,18 +193,10 @@ mod tests {
                 counted += held.iter().map(|held| held.count).sum::<u64>();
                 written += u64::from(full);
             }
-            counted += bench
-                .limiter
-                .close()
-                .iter()
-                .map(|held| held.count)
-                .sum::<u64>();
+            counted += bench.limiter.close().iter().map(|held| held.count).sum::<u64>();
             assert_eq!(written + counted, 500, "step {step}");
             let windows = 500 * step / 1000 + 1;
-            assert!(
-                written <= u64::from(FULL) * windows,
-                "step {step}: {written}"
-            );
+            assert!(written <= u64::from(FULL) * windows, "step {step}: {written}");
         }
     }
 }

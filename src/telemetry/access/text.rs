@@ -27,10 +27,7 @@ impl fmt::Display for Cut<'_> {
         if text.len() <= limit {
             return formatter.write_str(text);
         }
-        let end = (0..=limit)
-            .rev()
-            .find(|end| text.is_char_boundary(*end))
-            .unwrap_or(0);
+        let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
         formatter.write_str(&text[..end])?;
         formatter.write_str("…")
     }
@@ -61,13 +58,7 @@ mod tests {
     #[test]
     fn a_text_is_cut_between_characters() {
         let cut = |text: &str, limit| Cut(text, limit).to_string();
-        assert_eq!(
-            (cut("abc", 3), cut("abcd", 3)),
-            ("abc".to_owned(), "abc…".to_owned())
-        );
-        assert_eq!(
-            (cut("aéé", 4), cut("é", 1)),
-            ("aé…".to_owned(), "…".to_owned())
-        );
+        assert_eq!((cut("abc", 3), cut("abcd", 3)), ("abc".to_owned(), "abc…".to_owned()));
+        assert_eq!((cut("aéé", 4), cut("é", 1)), ("aé…".to_owned(), "…".to_owned()));
     }
 }

@@ -10,9 +10,7 @@ pub(super) fn trace_id(traceparent: &[u8]) -> Option<&str> {
     let (head, tail) = traceparent.split_at_checked(55)?;
     let dashes = [2, 35, 52].iter().all(|place| head[*place] == b'-');
     let (version, trace, parent, flags) = (&head[..2], &head[3..35], &head[36..52], &head[53..]);
-    let hex = [version, trace, parent, flags]
-        .iter()
-        .all(|part| part.iter().all(is_lower_hex));
+    let hex = [version, trace, parent, flags].iter().all(|part| part.iter().all(is_lower_hex));
     let length = tail.is_empty() || (version != b"00" && tail[0] == b'-');
     let valid = dashes
         && hex
@@ -20,11 +18,7 @@ pub(super) fn trace_id(traceparent: &[u8]) -> Option<&str> {
         && version != b"ff"
         && trace.iter().any(|digit| *digit != b'0')
         && parent.iter().any(|digit| *digit != b'0');
-    if valid {
-        std::str::from_utf8(trace).ok()
-    } else {
-        None
-    }
+    if valid { std::str::from_utf8(trace).ok() } else { None }
 }
 
 fn is_lower_hex(byte: &u8) -> bool {

@@ -41,12 +41,7 @@ impl Write for Escape<'_> {
 impl<'a> Escape<'a> {
     /// Writes to `out`, for JSON or for people, at most [`MAX_VALUE`] bytes and the mark of a cut.
     pub(super) fn new(out: &'a mut String, json: bool) -> Escape<'a> {
-        Escape {
-            out,
-            json,
-            left: MAX_VALUE,
-            cut: false,
-        }
+        Escape { out, json, left: MAX_VALUE, cut: false }
     }
 
     /// Adds a character if it still fits in whole, escaped; else cuts.
@@ -113,25 +108,14 @@ mod tests {
     #[test]
     fn json_and_people_get_their_own_notation() {
         let value = "a\"\\\n\r\t\u{1b}\u{2028}\u{e0041}é";
-        assert_eq!(
-            escaped(value, true),
-            r#"a\"\\\n\r\t\u001b\u2028\udb40\udc41é"#
-        );
-        assert_eq!(
-            escaped(value, false),
-            r#"a\"\\\n\r\t\u{1b}\u{2028}\u{e0041}é"#
-        );
+        assert_eq!(escaped(value, true), r#"a\"\\\n\r\t\u001b\u2028\udb40\udc41é"#);
+        assert_eq!(escaped(value, false), r#"a\"\\\n\r\t\u{1b}\u{2028}\u{e0041}é"#);
     }
 
     /// The bound falls between whole escaped characters, wherever they begin.
     #[test]
     fn a_long_value_is_cut_between_characters() {
-        for (unit, json) in [
-            ("x", true),
-            ("é", false),
-            ("\u{1}", true),
-            ("\u{e0041}", true),
-        ] {
+        for (unit, json) in [("x", true), ("é", false), ("\u{1}", true), ("\u{e0041}", true)] {
             let whole = escaped(unit, json);
             for lead in 0..12 {
                 let value = "y".repeat(lead) + &unit.repeat(MAX_VALUE + 1);
@@ -140,26 +124,16 @@ mod tests {
                 assert_eq!(out, "y".repeat(lead) + &whole.repeat(units) + CUT);
             }
         }
-        assert_eq!(
-            escaped(&"x".repeat(MAX_VALUE), true).len(),
-            MAX_VALUE,
-            "just fits"
-        );
+        assert_eq!(escaped(&"x".repeat(MAX_VALUE), true).len(), MAX_VALUE, "just fits");
     }
 
     #[test]
     fn nothing_hidden_passes() {
         let printable = |byte: u8| matches!(byte, b'!'..=b'~');
-        for code in (0..=0x10_ffff)
-            .filter_map(char::from_u32)
-            .filter(|code| is_hidden(*code))
-        {
+        for code in (0..=0x10_ffff).filter_map(char::from_u32).filter(|code| is_hidden(*code)) {
             for json in [true, false] {
                 let out = escaped(&code.to_string(), json);
-                assert!(
-                    out.len() > 1 && out.bytes().all(printable),
-                    "{code:?}: {out:?}"
-                );
+                assert!(out.len() > 1 && out.bytes().all(printable), "{code:?}: {out:?}");
             }
         }
     }

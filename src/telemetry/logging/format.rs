@@ -44,11 +44,7 @@ impl<'a> Line<'a> {
         message: impl fmt::Display,
     ) -> Line<'a> {
         out.clear();
-        let mut line = Line {
-            out,
-            style,
-            cut: false,
-        };
+        let mut line = Line { out, style, cut: false };
         match style {
             Style::Json => {
                 line.out.push_str("{\"timestamp\":\"");
@@ -60,11 +56,7 @@ impl<'a> Line<'a> {
             }
             Style::Text { colour } => {
                 line.dim(|out| push_time(out, now));
-                let (on, off) = if colour {
-                    (level_colour(level), RESET)
-                } else {
-                    ("", "")
-                };
+                let (on, off) = if colour { (level_colour(level), RESET) } else { ("", "") };
                 line.put(format_args!(" {on}{level:>5}{off} "));
                 let start = line.out.len();
                 line.escaped(message);
@@ -113,11 +105,7 @@ impl<'a> Line<'a> {
                 Style::Text { .. } => self.text_value("cut", true),
             }
         }
-        self.out.push_str(if self.style == Style::Json {
-            "}\n"
-        } else {
-            "\n"
-        });
+        self.out.push_str(if self.style == Style::Json { "}\n" } else { "\n" });
         debug_assert!(self.out.len() <= MAX_LINE, "{} bytes", self.out.len());
     }
 
@@ -208,10 +196,8 @@ fn push_time(out: &mut String, now: SystemTime) {
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     let millis = since.subsec_millis();
-    let _ = write!(
-        out,
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
-    );
+    let _ =
+        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z");
 }
 
 /// The date `days` after 1970-01-01 in the Gregorian calendar, by Howard Hinnant's
@@ -225,11 +211,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -247,14 +229,8 @@ mod tests {
 
     fn line(style: Style, message: &str, fields: impl FnOnce(&mut Line<'_>)) -> String {
         let mut out = String::new();
-        let mut line = Line::begin(
-            &mut out,
-            style,
-            at(0),
-            Level::INFO,
-            "tidegate::server",
-            message,
-        );
+        let mut line =
+            Line::begin(&mut out, style, at(0), Level::INFO, "tidegate::server", message);
         fields(&mut line);
         line.end();
         out
@@ -303,10 +279,7 @@ mod tests {
             assert_eq!(written.matches('\n').count(), 1, "{written:?}");
             let body = written.strip_suffix('\n').unwrap();
             assert!(!body.chars().any(is_hidden), "{body:?}");
-            assert!(
-                body.contains("q\u{fffd}ü"),
-                "what is visible stays: {body:?}"
-            );
+            assert!(body.contains("q\u{fffd}ü"), "what is visible stays: {body:?}");
         }
         let written = line(Style::Json, HOSTILE, |line| line.string("path", HOSTILE));
         let value: serde_json::Value = serde_json::from_str(&written).unwrap();
@@ -314,22 +287,13 @@ mod tests {
             (value["message"].as_str(), value["path"].as_str()),
             (Some(HOSTILE), Some(HOSTILE))
         );
-        let text = line(TEXT, "m", |line| {
-            line.string("path", "x\n1970 status=200\u{1b}")
-        });
-        assert!(
-            text.ends_with(" path=\"x\\n1970 status=200\\u{1b}\"\n"),
-            "{text:?}"
-        );
+        let text = line(TEXT, "m", |line| line.string("path", "x\n1970 status=200\u{1b}"));
+        assert!(text.ends_with(" path=\"x\\n1970 status=200\\u{1b}\"\n"), "{text:?}");
     }
 
     #[test]
     fn values_and_lines_are_bounded() {
-        for hostile in [
-            "\u{1}".repeat(100_000),
-            "ü".repeat(100_000),
-            "x".repeat(100_000),
-        ] {
+        for hostile in ["\u{1}".repeat(100_000), "ü".repeat(100_000), "x".repeat(100_000)] {
             for style in [Style::Json, TEXT, Style::Text { colour: true }] {
                 let written = line(style, &hostile, |line| {
                     for name in ["a", "b", "c", "d", "e"] {

@@ -65,10 +65,7 @@ impl Lines {
     /// Takes a line, which ends in its only newline, or counts it as lost. Never waits for the
     /// sink.
     pub(super) fn push(&self, line: &str) {
-        debug_assert!(
-            line.find('\n') == Some(line.len() - 1),
-            "one line: {line:?}"
-        );
+        debug_assert!(line.find('\n') == Some(line.len() - 1), "one line: {line:?}");
         let mut state = self.lock();
         if state.closed || state.waiting.len() + line.len() > self.capacity {
             drop(state);
@@ -115,11 +112,7 @@ impl Lines {
         // The sink failed in the middle of a line: what comes next must not be glued to it.
         let mut torn = false;
         while self.take(&mut batch) {
-            let started = if torn {
-                write_all(&mut sink, b"\n").1
-            } else {
-                Ok(())
-            };
+            let started = if torn { write_all(&mut sink, b"\n").1 } else { Ok(()) };
             let (written, result) = match started {
                 Ok(()) => write_all(&mut sink, &batch),
                 Err(error) => (0, Err(error)),
@@ -150,10 +143,7 @@ impl Lines {
                 return false;
             }
             state.asleep = true;
-            state = self
-                .work
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.asleep = false;
         state.writing = true;
@@ -301,9 +291,7 @@ mod tests {
             let pushers: Vec<_> = (0..4)
                 .map(|_| scope.spawn(|| (0..5_000).for_each(|_| lines.push("0123456789\n"))))
                 .collect();
-            pushers
-                .into_iter()
-                .for_each(|pusher| pusher.join().unwrap());
+            pushers.into_iter().for_each(|pusher| pusher.join().unwrap());
             lines.close();
             writer.join().unwrap();
         });

@@ -28,11 +28,7 @@ impl Family {
         family.set_name(name.to_owned());
         family.set_help(help.to_owned());
         family.set_field_type(kind);
-        Family {
-            family,
-            kind,
-            samples: Vec::new(),
-        }
+        Family { family, kind, samples: Vec::new() }
     }
 
     /// Adds one series.
@@ -76,9 +72,7 @@ mod tests {
     use prometheus::TextEncoder;
 
     fn text(family: Family) -> String {
-        TextEncoder::new()
-            .encode_to_string(&[family.build()])
-            .unwrap()
+        TextEncoder::new().encode_to_string(&[family.build()]).unwrap()
     }
 
     #[test]

@@ -69,16 +69,8 @@ type UpstreamFamily = (Family, fn(&UpstreamReading) -> f64);
 
 /// Appends every family that is filled from `reading`.
 pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, names: &Names) {
-    debug_assert_eq!(
-        reading.routes.len(),
-        names.routes.len(),
-        "one reading a route"
-    );
-    debug_assert_eq!(
-        reading.upstreams.len(),
-        names.upstreams.len(),
-        "one reading an upstream"
-    );
+    debug_assert_eq!(reading.routes.len(), names.routes.len(), "one reading a route");
+    debug_assert_eq!(reading.upstreams.len(), names.upstreams.len(), "one reading an upstream");
     for (mut family, value) in route_counters().into_iter().chain(route_gauges()) {
         for (name, route) in names.routes.iter().zip(&reading.routes) {
             family.push(&[("route", name)], value(route));
@@ -105,13 +97,9 @@ fn route_counters() -> [RouteFamily; 5] {
             ),
             |route| route.arrivals as f64,
         ),
-        (
-            Family::counter(
-                "tidegate_admitted_total",
-                "Requests that were given a slot.",
-            ),
-            |route| route.admitted as f64,
-        ),
+        (Family::counter("tidegate_admitted_total", "Requests that were given a slot."), |route| {
+            route.admitted as f64
+        }),
         (
             Family::counter(
                 "tidegate_abandoned_total",
@@ -147,13 +135,9 @@ fn route_gauges() -> [RouteFamily; 4] {
             ),
             |route| route.queue_depth as f64,
         ),
-        (
-            Family::gauge(
-                "tidegate_queue_capacity",
-                "Places in the queue (max_queue).",
-            ),
-            |route| route.queue_capacity as f64,
-        ),
+        (Family::gauge("tidegate_queue_capacity", "Places in the queue (max_queue)."), |route| {
+            route.queue_capacity as f64
+        }),
         (
             Family::gauge(
                 "tidegate_in_flight",
@@ -211,11 +195,7 @@ fn rejected(reading: &Reading, names: &Names) -> MetricFamily {
         "Requests that tidegate turned away without troubling the application, by reason.",
     );
     for (name, route) in names.routes.iter().zip(&reading.routes) {
-        debug_assert_eq!(
-            route.rejected.len(),
-            names.reasons.len(),
-            "one count a reason"
-        );
+        debug_assert_eq!(route.rejected.len(), names.reasons.len(), "one count a reason");
         for (reason, count) in names.reasons.iter().zip(&route.rejected) {
             family.push(&[("reason", reason), ("route", name)], *count as f64);
         }
@@ -239,10 +219,7 @@ fn process_wide(reading: &Reading) -> [MetricFamily; 4] {
             flag(reading.ready),
         ),
         one(
-            Family::gauge(
-                "tidegate_draining",
-                "1 while tidegate finishes its work to exit.",
-            ),
+            Family::gauge("tidegate_draining", "1 while tidegate finishes its work to exit."),
             flag(reading.draining),
         ),
         one(

@@ -14,13 +14,11 @@ use super::register;
 
 /// Seconds. Half a millisecond is the shortest wait worth telling from none; `max_wait` is 1 s by
 /// default.
-const QUEUE_WAIT_BUCKETS: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const QUEUE_WAIT_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Seconds. `response_timeout` is 30 s by default.
-const UPSTREAM_BUCKETS: [f64; 15] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
+const UPSTREAM_BUCKETS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Statuses that exist from the start for every route: success, and what tidegate itself answers
 /// with. A route's own rejection status joins them.
@@ -225,23 +223,13 @@ impl Requests {
     }
 
     fn unusual(&self, code: u16) -> &IntCounter {
-        let places = self
-            .unusual
-            .get_or_init(|| (0..=CODES.len()).map(|_| OnceLock::new()).collect());
+        let places =
+            self.unusual.get_or_init(|| (0..=CODES.len()).map(|_| OnceLock::new()).collect());
         let known = CODES.contains(&code);
-        let place = if known {
-            usize::from(code - CODES.start)
-        } else {
-            CODES.len()
-        };
+        let place = if known { usize::from(code - CODES.start) } else { CODES.len() };
         places[place].get_or_init(|| {
-            let label = if known {
-                code.to_string()
-            } else {
-                "other".to_owned()
-            };
-            self.family
-                .with_label_values(&[self.route.as_str(), &label])
+            let label = if known { code.to_string() } else { "other".to_owned() };
+            self.family.with_label_values(&[self.route.as_str(), &label])
         })
     }
 }
