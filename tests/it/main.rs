@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub)]
 
+mod forwarding;
 mod gate_model;
 mod random;
+mod support;
 mod telemetry_metrics;
