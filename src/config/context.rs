@@ -54,18 +54,6 @@ impl<'a> Context<'a> {
         self.diagnostics.last_mut().expect("one was just pushed")
     }
 
-    /// The lines of the file with a diagnostic of this kind.
-    pub(super) fn lines_of(&self, code: Code) -> Vec<usize> {
-        let of_code = self
-            .diagnostics
-            .iter()
-            .filter(|diagnostic| diagnostic.code == code);
-        of_code
-            .filter_map(Diagnostic::place)
-            .map(|place| self.sources.position(place).line)
-            .collect()
-    }
-
     /// Drops every diagnostic on these lines, other than syntax errors.
     pub(super) fn forget_lines(&mut self, lines: &[usize]) {
         let sources = &self.sources;

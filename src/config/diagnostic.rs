@@ -108,6 +108,8 @@ codes! {
     HiddenQueue = Error "hidden-queue",
     /// The budget is not set.
     SlotsAssumed = Warning "slots-assumed",
+    /// A route that takes all that `default` would, and perhaps should not.
+    CatchAllRoute = Warning "catch-all-route",
     /// A cap that the budget never lets a route reach.
     CapWithoutEffect = Warning "cap-without-effect",
     /// An upstream that no route uses.

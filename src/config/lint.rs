@@ -204,7 +204,7 @@ fn meaningless_keys(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
             )
             .help("remove admission = \"exempt\": a stream route is outside the budget anyway");
         }
-    } else if model.kind == RouteKind::Stream && model.reserved > 0 {
+    } else if model.kind == RouteKind::Stream && route.own_keys.contains(&"reserved") {
         cx.report(
             Code::MeaninglessKey,
             raw.reserved.place(),

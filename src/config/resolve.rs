@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::thread;
+use std::time::Duration;
 
 use super::context::{Context, did_you_mean, list_words};
 use super::diagnostic::Code;
 use super::matching::{check_method, check_name, check_path, normal_host};
 use super::model::{
-    Admin, AdmissionMode, Config, Log, Match, Reject, Route, RouteKind, Server, Upstream,
+    Admin, AdmissionMode, ClientAbort, Config, Log, Match, Reject, RejectBody, RetryAfter, Route,
+    RouteKind, Server, Upstream,
 };
 use super::raw::{self, Slots, Text};
 use super::root::{Named, Root};
@@ -176,13 +178,19 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
     }
     if !table.max_in_flight.is_written() {
         let message = format!("`max_in_flight` is not set: {ASSUMED_SLOTS} is assumed");
+        let how = if place.is_in_file() {
+            "set it"
+        } else {
+            "set it with --max-in-flight"
+        };
+        let help = "to the number of requests that the application works on in parallel";
         cx.report(
             Code::SlotsAssumed,
             *place,
             message,
             "`max_in_flight` is missing",
         )
-        .help("set it to the number of requests that the application works on in parallel");
+        .help(format!("{how} {help}"));
     }
     let Int(max_connections) = *table.max_connections.value();
     let Time(connect_timeout) = *table.connect_timeout.value();
@@ -431,6 +439,29 @@ fn choose_upstream(
             .help(help);
     }
     found
+}
+
+/// Clears what has no meaning on a route that is not queued, so that nobody acts on it. Comes after the
+/// checks, which need to see it.
+pub(super) fn clear_meaningless(route: &mut Route) {
+    if route.admission == AdmissionMode::Queue {
+        return;
+    }
+    route.kind = RouteKind::Request;
+    route.max_in_flight = None;
+    route.reserved = 0;
+    route.max_queue = 0;
+    route.max_wait = Duration::ZERO;
+    if route.admission == AdmissionMode::Deny {
+        route.response_timeout = None;
+        route.idle_body_timeout = None;
+        route.on_client_abort = ClientAbort::Cancel;
+        route.reject = Reject {
+            status: 503,
+            body: RejectBody::ProblemJson,
+            retry_after: RetryAfter::Auto,
+        };
+    }
 }
 
 // === conditions ===

@@ -87,7 +87,10 @@ fn out_of_range<T>(node: &Node<'_>, min: &str, max: &str, cx: &mut Context<'_>) 
         _ => clipped(cx.sources.slice(node.place)).into_owned(),
     };
     let message = format!("`{}` is {min} to {max}, not {written}", node.key);
-    cx.report(Code::OutOfRange, node.place, message, "out of range");
+    let diagnostic = cx.report(Code::OutOfRange, node.place, message, "out of range");
+    if node.key == "max_wait" && written.starts_with('0') {
+        diagnostic.help("to never wait, write max_queue = 0");
+    }
     None
 }
 
@@ -105,11 +108,15 @@ impl<const MIN: u64, const MAX: u64> Value for Time<MIN, MAX> {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
         let text = match &node.shape {
             Shape::Text { text, .. } => text,
-            Shape::Integer(Some(number)) if *number != 0 => {
+            Shape::Integer(Some(0)) if MIN == 0 => {
+                return missing_unit(node, "0", &["s"], A_DURATION, cx);
+            }
+            Shape::Integer(Some(number)) if *number > 0 => {
                 return missing_unit(node, &number.to_string(), &["ms", "s"], A_DURATION, cx);
             }
-            Shape::Integer(Some(_)) => {
-                return missing_unit(node, "0", &["s"], A_DURATION, cx);
+            Shape::Integer(_) => {
+                let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+                return out_of_range(node, &format_duration(min), &format_duration(max), cx);
             }
             Shape::Float => {
                 let number = cx.sources.slice(node.place).to_owned();
@@ -302,8 +309,7 @@ impl<T: Value> Value for List<T> {
                     items.push(Self::item(Node::loose(node.key, part, node.place), cx));
                 }
             }
-            Shape::Text { .. } => items.push(Self::item(node.clone(), cx)),
-            _ => return node.wrong_type("a string or a list of strings", cx),
+            _ => items.push(Self::item(node.clone(), cx)),
         }
         // Every item was read, so that each wrong one is reported.
         items.into_iter().collect::<Option<Vec<_>>>().map(Self)
