@@ -1,4 +1,5 @@
 //! Integration tests.
 
 mod config;
+mod config_check;
 mod config_fixtures;
