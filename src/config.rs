@@ -13,6 +13,7 @@ mod context;
 mod diagnostic;
 mod effective;
 mod expand;
+mod kinds;
 mod lint;
 mod matching;
 pub mod model;
@@ -27,6 +28,7 @@ mod syntax;
 mod table;
 mod units;
 mod values;
+mod words;
 
 use std::path::Path;
 use std::{env, fs};

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use crate::config::{self, Config, Format, Loaded, Match, Overrides, Report, Route};
+use crate::config::{self, AdmissionMode, Config, Format, Loaded, Match, Overrides, Report, Route};
 use crate::proxy::route::RouteTable;
 
 /// The exit status for an invalid configuration (`EX_CONFIG` of sysexits.h).
@@ -201,8 +201,10 @@ fn explain(loaded: &Loaded, request: &Described<'_>) -> String {
     }
     out.push('\n');
     out.push_str(&loaded.effective_route(taker).to_toml());
-    out.push('\n');
-    out.push_str(&loaded.effective_upstream(route.upstream).to_toml());
+    if route.admission != AdmissionMode::Deny {
+        out.push('\n');
+        out.push_str(&loaded.effective_upstream(route.upstream).to_toml());
+    }
     out
 }
 

@@ -64,6 +64,12 @@ impl<'a> Context<'a> {
         });
     }
 
+    /// Whether this was said about this place: a value that several routes inherit is judged once.
+    pub(super) fn has_said(&self, code: Code, place: Place) -> bool {
+        let mut said = self.diagnostics.iter();
+        said.any(|diagnostic| diagnostic.code == code && diagnostic.place() == Some(place))
+    }
+
     pub(super) fn variable(&self, name: &str) -> Option<&'a str> {
         let found = self.environment.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str())

@@ -158,7 +158,7 @@ impl Diagnostic {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
         Self {
             code,
-            message: message.into(),
+            message: clipped(message.into()),
             labels: Vec::new(),
             helps: Vec::new(),
         }
@@ -196,13 +196,22 @@ impl Diagnostic {
     }
 
     pub(super) fn help(&mut self, text: impl Into<String>) -> &mut Self {
-        self.helps.push(text.into());
+        self.helps.push(clipped(text.into()));
         self
     }
 
     pub(super) fn place(&self) -> Option<Place> {
         self.labels.first().map(|label| label.place)
     }
+}
+
+/// At most 500 characters: a message may quote a value, and a value may be a page long.
+fn clipped(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(500) {
+        text.truncate(at);
+        text.push_str("...");
+    }
+    text
 }
 
 // === impl Report ===

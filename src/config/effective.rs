@@ -3,7 +3,7 @@
 use super::model::{AccessLog, AdmissionMode, ClientAbort, Forwarded, LogFormat, LogLevel};
 use super::model::{Match, RejectBody, RetryAfter, Route, RouteKind, Upstream};
 use super::units::{format_duration, format_size};
-use super::values::word_of;
+use super::words::word_of;
 use super::{Loaded, Origin};
 
 /// A table of the effective configuration.
