@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod check;
 pub mod demo;
 pub mod healthcheck;
 pub mod run;
@@ -38,6 +39,8 @@ pub struct Cli {
 enum Command {
     /// Run the proxy
     Run(run::RunArgs),
+    /// Check a configuration without running it, or explain what it does with a request
+    Check(check::CheckArgs),
     /// See overload, and what tidegate does about it, on this machine
     Demo(demo::DemoArgs),
     /// Exit with 0 if a running tidegate is ready, for images without curl
@@ -52,6 +55,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Check(args) => check::run(&args),
             Command::Demo(args) => demo::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
         }

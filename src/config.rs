@@ -11,7 +11,9 @@
 mod address;
 mod context;
 mod diagnostic;
+mod effective;
 mod expand;
+mod kinds;
 mod lint;
 mod matching;
 pub mod model;
@@ -22,9 +24,11 @@ mod render;
 mod resolve;
 mod root;
 mod source;
+mod syntax;
 mod table;
 mod units;
 mod values;
+mod words;
 
 use std::path::Path;
 use std::{env, fs};
@@ -32,6 +36,7 @@ use std::{env, fs};
 use toml::de::DeTable;
 
 pub use diagnostic::{Code, Diagnostic, Level, Report};
+pub use effective::{Entry, Section};
 pub use model::*;
 pub use render::Format;
 pub use source::Origin;
@@ -113,10 +118,7 @@ pub fn parse(
     cx.take_overrides(flags, raw::SECTIONS);
     let (table, errors) = DeTable::parse_recoverable(text);
     let broken = !errors.is_empty();
-    for error in errors {
-        report_syntax(&error, text, &mut cx);
-    }
-    let broken_lines: Vec<_> = cx.lines_of(Code::Syntax);
+    let broken_lines = syntax::report(&errors, text, &mut cx);
     let root = root::read(table.get_ref(), &mut cx);
     if broken {
         // A repaired tree lacks keys and has odd ones: only what stands on sound lines is worth saying.
@@ -125,6 +127,7 @@ pub fn parse(
     }
     let mut draft = resolve::resolve(root, &mut cx);
     lint::check(&mut draft, &mut cx);
+    draft.config.routes.iter_mut().for_each(resolve::clear_meaningless);
     let origins = Origins::new(&draft.places, &cx.sources);
     let report = Report::new(cx.sources, cx.diagnostics);
     if report.errors() > 0 {
@@ -152,13 +155,6 @@ pub fn schema_json() -> String {
 pub fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
-}
-
-fn report_syntax(error: &toml::de::Error, text: &str, cx: &mut Context<'_>) {
-    let span = error.span().unwrap_or(0..0);
-    let end = span.end.min(text.len());
-    let place = Place::in_file(span.start.min(end)..end);
-    cx.report(Code::Syntax, place, format!("not TOML: {}", error.message()), "");
 }
 
 // === impl Overrides ===

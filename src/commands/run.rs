@@ -86,7 +86,7 @@ async fn serve(loaded: Loaded) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
     };
-    let effective = String::new();
+    let effective = loaded.effective_toml();
     let sidecar = match Sidecar::start(loaded.config, effective) {
         Ok(sidecar) => sidecar,
         Err(error) => return fail(&error),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::diagnostic::Code;
 use super::model::Cidr;
-use super::values::Trouble;
+use super::words::Trouble;
 
 /// The application's address.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -54,15 +54,6 @@ impl<'a> Context<'a> {
         self.diagnostics.last_mut().expect("one was just pushed")
     }
 
-    /// The lines of the file with a diagnostic of this kind.
-    pub(super) fn lines_of(&self, code: Code) -> Vec<usize> {
-        let of_code = self.diagnostics.iter().filter(|diagnostic| diagnostic.code == code);
-        of_code
-            .filter_map(Diagnostic::place)
-            .map(|place| self.sources.position(place).line)
-            .collect()
-    }
-
     /// Drops every diagnostic on these lines, other than syntax errors.
     pub(super) fn forget_lines(&mut self, lines: &[usize]) {
         let sources = &self.sources;
@@ -71,6 +62,12 @@ impl<'a> Context<'a> {
             let line = place.map(|place| sources.position(place).line);
             diagnostic.code == Code::Syntax || !line.is_some_and(|line| lines.contains(&line))
         });
+    }
+
+    /// Whether this was said about this place: a value that several routes inherit is judged once.
+    pub(super) fn has_said(&self, code: Code, place: Place) -> bool {
+        let mut said = self.diagnostics.iter();
+        said.any(|diagnostic| diagnostic.code == code && diagnostic.place() == Some(place))
     }
 
     pub(super) fn variable(&self, name: &str) -> Option<&'a str> {

@@ -108,6 +108,8 @@ codes! {
     HiddenQueue = Error "hidden-queue",
     /// The budget is not set.
     SlotsAssumed = Warning "slots-assumed",
+    /// A route that takes all that `default` would, and perhaps should not.
+    CatchAllRoute = Warning "catch-all-route",
     /// A cap that the budget never lets a route reach.
     CapWithoutEffect = Warning "cap-without-effect",
     /// An upstream that no route uses.
@@ -154,7 +156,7 @@ pub struct Report {
 
 impl Diagnostic {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), labels: Vec::new(), helps: Vec::new() }
+        Self { code, message: clipped(message.into()), labels: Vec::new(), helps: Vec::new() }
     }
 
     /// Its stable kind.
@@ -186,13 +188,22 @@ impl Diagnostic {
     }
 
     pub(super) fn help(&mut self, text: impl Into<String>) -> &mut Self {
-        self.helps.push(text.into());
+        self.helps.push(clipped(text.into()));
         self
     }
 
     pub(super) fn place(&self) -> Option<Place> {
         self.labels.first().map(|label| label.place)
     }
+}
+
+/// At most 500 characters: a message may quote a value, and a value may be a page long.
+fn clipped(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(500) {
+        text.truncate(at);
+        text.push_str("...");
+    }
+    text
 }
 
 // === impl Report ===

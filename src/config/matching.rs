@@ -5,7 +5,7 @@
 use std::net::Ipv6Addr;
 
 use super::diagnostic::Code;
-use super::values::Trouble;
+use super::words::Trouble;
 
 /// A route or upstream name, which becomes a metric label.
 pub(super) fn check_name(name: &str) -> Result<(), Trouble> {

@@ -8,34 +8,66 @@ use super::resolve::Draft;
 /// Reports each route that no request reaches.
 pub(super) fn check(draft: &Draft, cx: &mut Context<'_>) {
     let routes = &draft.config.routes;
-    for (index, route) in routes.iter().enumerate() {
-        if draft.routes[index].match_bad || !draft.routes[index].place.is_written() {
+    for index in 0..routes.len() {
+        let takers = takers_of(draft, index);
+        let Some(first) = takers.first() else {
             continue;
-        }
-        let rivals: Vec<usize> = (0..routes.len())
-            .filter(|&rival| !draft.routes[rival].match_bad && routes[rival].name != route.name)
-            .filter(|&rival| precedes((rival, &routes[rival].matches), (index, &route.matches)))
-            .collect();
-        let takers = takers(&route.matches, &rivals, |rival| &routes[rival].matches);
-        let Some(takers) = takers else { continue };
-        let names = list_words(takers.iter().map(|&taker| routes[taker].name.as_str()), "`");
-        let place = match &draft.routes[index].raw.matches {
-            field if field.is_written() => field.place(),
-            _ => draft.routes[index].place,
         };
-        let message = format!(
-            "the route `{}` can never match: every request that it would take goes to {names}",
-            route.name
-        );
-        let diagnostic = cx.report(Code::UnreachableRoute, place, message, "never reached");
-        for &taker in &takers {
-            diagnostic.at(draft.routes[taker].place, "taken here");
+        if index + 1 == routes.len() {
+            catch_all(draft, *first, cx);
+        } else {
+            unreachable(draft, index, &takers, cx);
         }
-        diagnostic.help(
-            "remove it or narrow the other; of routes with the same path, the one with more \
-             conditions is asked first, then the one that stands first",
-        );
     }
+}
+
+/// The routes that take everything that this one would; none: something is left to it.
+fn takers_of(draft: &Draft, index: usize) -> Vec<usize> {
+    let routes = &draft.config.routes;
+    let sound = |route: usize| !draft.routes[route].match_bad;
+    if !sound(index) {
+        return Vec::new();
+    }
+    let rivals: Vec<usize> = (0..routes.len())
+        .filter(|&rival| sound(rival) && routes[rival].name != routes[index].name)
+        .filter(|&rival| precedes((rival, &routes[rival].matches), (index, &routes[index].matches)))
+        .collect();
+    takers(&routes[index].matches, &rivals, |rival| &routes[rival].matches).unwrap_or_default()
+}
+
+fn unreachable(draft: &Draft, index: usize, takers: &[usize], cx: &mut Context<'_>) {
+    let routes = &draft.config.routes;
+    let names = list_words(takers.iter().map(|&taker| routes[taker].name.as_str()), "`");
+    let matches = &draft.routes[index].raw.matches;
+    let place = if matches.is_written() { matches.place() } else { draft.routes[index].place };
+    let message = format!(
+        "the route `{}` can never match: every request that it would take goes to {names}",
+        routes[index].name
+    );
+    let diagnostic = cx.report(Code::UnreachableRoute, place, message, "never reached");
+    for &taker in takers {
+        diagnostic.at(draft.routes[taker].place, "taken here");
+    }
+    diagnostic.help("remove it, or narrow the other").help(
+        "of routes with the same path, the one with more conditions is asked first, then the one \
+         that stands first",
+    );
+}
+
+/// Nothing is left to `default`: fine where it was said, and easily a forgotten `match`.
+fn catch_all(draft: &Draft, taker: usize, cx: &mut Context<'_>) {
+    let (route, name) = (&draft.routes[taker], &draft.config.routes[taker].name);
+    let default = draft.routes.last().map(|default| default.place);
+    let tuned = default.is_some_and(|place| place.is_written());
+    if !tuned && route.raw.matches.is_written() {
+        return;
+    }
+    let message = format!("the route `{name}` takes every request that no other route takes");
+    let diagnostic = cx.report(Code::CatchAllRoute, route.place, message, "takes everything");
+    if let Some(place) = default {
+        diagnostic.at(place, "nothing is left for this one");
+    }
+    diagnostic.help("give it conditions, match = { path = \"/api\" }, or call it \"default\"");
 }
 
 /// Whether the first is asked before the second, on the requests that both could take. Only routes of

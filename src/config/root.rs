@@ -48,16 +48,18 @@ pub(super) fn read(file: &DeTable<'_>, cx: &mut Context<'_>) -> Root {
     read_upstreams(file, &mut upstreams, &mut upstreams_bad, cx);
     if let (Some(single), Some(other)) = (single, upstreams.get(1)) {
         let other = other.place;
-        cx.report(
-            Code::TwoUpstreamForms,
-            single,
-            "both `[upstream]` and `[upstreams.NAME]` are given",
-            "one application",
-        )
-        .at(other, "several applications")
-        .help(
-            "give this one a name too, `[upstreams.NAME]`, and let routes choose with `upstream`",
-        );
+        let message = "both `[upstream]` and `[upstreams.NAME]` are given";
+        let diagnostic = cx.report(Code::TwoUpstreamForms, single, message, "one application");
+        diagnostic.at(other, "several applications");
+        if single.is_in_file() {
+            diagnostic.help(
+                "give this one a name too, `[upstreams.NAME]`, and let routes choose with \
+                 `upstream`",
+            );
+        } else {
+            diagnostic.help("variables and flags set `[upstream]` alone: leave this one out");
+            upstreams.remove(0);
+        }
         upstreams_bad = true;
     }
     Root {

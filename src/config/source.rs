@@ -43,6 +43,8 @@ enum Kind {
 pub enum Origin {
     /// Nothing was written: the built-in default.
     Default,
+    /// Nothing was written, and the built-in default was raised to what the routes need.
+    Raised,
     /// The file, with line and column from 1.
     File {
         /// The file's name as it was given.
@@ -68,6 +70,8 @@ pub(super) struct Position {
 // === impl Place ===
 
 impl Place {
+    /// Not written anywhere, and other than the documented default, since other values ask for it.
+    pub(super) const RAISED: Self = Self { source: DEFAULTS, start: 1, end: 1 };
     /// Not written anywhere.
     pub(super) const DEFAULT: Self = Self { source: DEFAULTS, start: 0, end: 0 };
 
@@ -155,6 +159,7 @@ impl Sources {
     pub(super) fn origin(&self, place: Place) -> Origin {
         let source = &self.0[place.source];
         match source.kind {
+            Kind::Default if place == Place::RAISED => Origin::Raised,
             Kind::Default => Origin::Default,
             Kind::Variable => Origin::Variable(source.name.clone()),
             Kind::Flag => Origin::Flag(source.name.clone()),
@@ -180,6 +185,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("built-in default"),
+            Self::Raised => f.write_str("built-in default, raised for the routes"),
             Self::File { name, line, column } => write!(f, "{name}:{line}:{column}"),
             Self::Variable(name) => f.write_str(name),
             Self::Flag(name) => f.write_str(name),

@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::context::{Context, did_you_mean, list_words};
+use super::context::Context;
 use super::diagnostic::Code;
 use super::node::{Node, Shape, clipped};
 use super::source::Place;
 use super::table::{Value, later_value};
 use super::units::{self, UnitError, format_duration, format_size};
-
-/// What a variable reference looks like in the schema of a key that is not text.
-const VARIABLE: &str = r"^\$\{[^}]*\}$";
+use super::words::or_variable;
 
 /// An integer from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +72,7 @@ impl<const MIN: u32, const MAX: u32> Value for Int<MIN, MAX> {
     }
 
     fn schema() -> Json {
-        json!({ "anyOf": [
-            { "type": "integer", "minimum": MIN, "maximum": MAX },
-            { "type": "string", "pattern": VARIABLE },
-        ]})
+        or_variable(json!({ "type": "integer", "minimum": MIN, "maximum": MAX }))
     }
 }
 
@@ -87,7 +82,10 @@ fn out_of_range<T>(node: &Node<'_>, min: &str, max: &str, cx: &mut Context<'_>) 
         _ => clipped(cx.sources.slice(node.place)).into_owned(),
     };
     let message = format!("`{}` is {min} to {max}, not {written}", node.key);
-    cx.report(Code::OutOfRange, node.place, message, "out of range");
+    let diagnostic = cx.report(Code::OutOfRange, node.place, message, "out of range");
+    if node.key == "max_wait" && written.starts_with('0') {
+        diagnostic.help("to never wait, write max_queue = 0");
+    }
     None
 }
 
@@ -105,11 +103,15 @@ impl<const MIN: u64, const MAX: u64> Value for Time<MIN, MAX> {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
         let text = match &node.shape {
             Shape::Text { text, .. } => text,
-            Shape::Integer(Some(number)) if *number != 0 => {
+            Shape::Integer(Some(0)) if MIN == 0 => {
+                return missing_unit(node, "0", &["s"], A_DURATION, cx);
+            }
+            Shape::Integer(Some(number)) if *number > 0 => {
                 return missing_unit(node, &number.to_string(), &["ms", "s"], A_DURATION, cx);
             }
-            Shape::Integer(Some(_)) => {
-                return missing_unit(node, "0", &["s"], A_DURATION, cx);
+            Shape::Integer(_) => {
+                let (min, max) = (Duration::from_millis(MIN), Duration::from_millis(MAX));
+                return out_of_range(node, &format_duration(min), &format_duration(max), cx);
             }
             Shape::Float => {
                 let number = cx.sources.slice(node.place).to_owned();
@@ -268,7 +270,7 @@ impl<const VALUE: bool> Value for Only<VALUE> {
     }
 
     fn schema() -> Json {
-        json!({ "const": VALUE })
+        or_variable(json!({ "const": VALUE }))
     }
 }
 
@@ -288,8 +290,7 @@ impl<T: Value> Value for List<T> {
                     items.push(Self::item(Node::loose(node.key, part, node.place), cx));
                 }
             }
-            Shape::Text { .. } => items.push(Self::item(node.clone(), cx)),
-            _ => return node.wrong_type("a string or a list of strings", cx),
+            _ => items.push(Self::item(node.clone(), cx)),
         }
         // Every item was read, so that each wrong one is reported.
         items.into_iter().collect::<Option<Vec<_>>>().map(Self)
@@ -307,98 +308,5 @@ impl<T: Value> Value for List<T> {
 impl<T: Value> List<T> {
     fn item(node: Node<'_>, cx: &mut Context<'_>) -> Option<At<T>> {
         T::read(&node, cx).map(|value| At { value, place: node.place })
-    }
-}
-
-// === words ===
-
-/// Reads one of a fixed set of words.
-pub(super) fn read_word<T: Copy>(
-    node: &Node<'_>,
-    words: &[(&'static str, T)],
-    later: &[&'static str],
-    cx: &mut Context<'_>,
-) -> Option<T> {
-    let names = || words.iter().map(|(name, _)| *name);
-    let Shape::Text { text, .. } = &node.shape else {
-        let expected = match words {
-            [(only, _)] => format!("\"{only}\""),
-            _ => format!("one of {}", list_words(names(), "\"")),
-        };
-        return node.wrong_type(&expected, cx);
-    };
-    if let Some((_, value)) = words.iter().find(|(name, _)| name == text) {
-        return Some(*value);
-    }
-    if later.contains(&&**text) {
-        let instead = list_words(names(), "\"");
-        return later_value(node, &format!("\"{text}\""), &instead, cx);
-    }
-    let help = match did_you_mean(text, names()) {
-        Some(similar) => format!("did you mean \"{similar}\"?"),
-        None => format!("write {}", list_words(names(), "\"").replace(" and ", " or ")),
-    };
-    let message = format!("`{}` cannot be \"{}\"", node.key, clipped(text));
-    cx.report(Code::UnknownValue, node.place, message, "unknown value").help(help);
-    None
-}
-
-/// Makes a type of the resolved configuration one that a key can have: words, and words of later versions.
-macro_rules! words {
-    ($type:ty { $($name:literal => $value:expr),* $(,)? } later { $($later:literal),* }) => {
-        impl $type {
-            /// Each value with the word for it.
-            pub(in crate::config) const WORDS: &'static [(&'static str, Self)] = &[$(($name, $value)),*];
-        }
-
-        impl Value for $type {
-            fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-                super::values::read_word(node, Self::WORDS, &[$($later),*], cx)
-            }
-
-            fn schema() -> Json {
-                json!({ "enum": [$($name),*] })
-            }
-        }
-    };
-}
-
-pub(super) use words;
-
-/// The word for a value.
-pub(super) fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
-    words.iter().find(|(_, known)| known == value).map_or("", |(name, _)| name)
-}
-
-/// What a pure parser says about a text that it does not accept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) code: Code,
-    pub(super) message: String,
-    pub(super) help: String,
-}
-
-impl Trouble {
-    pub(super) fn new(code: Code, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { code, message: message.into(), help: help.into() }
-    }
-}
-
-/// Reads a string with a pure parser.
-pub(super) fn read_text<T>(
-    node: &Node<'_>,
-    expected: &str,
-    cx: &mut Context<'_>,
-    parse: impl FnOnce(&str) -> Result<T, Trouble>,
-) -> Option<T> {
-    let Shape::Text { text, .. } = &node.shape else {
-        return node.wrong_type(expected, cx);
-    };
-    match parse(text) {
-        Ok(value) => Some(value),
-        Err(trouble) => {
-            cx.report(trouble.code, node.place, trouble.message, "").help(trouble.help);
-            None
-        }
     }
 }

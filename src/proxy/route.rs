@@ -111,6 +111,26 @@ fn parent_of(entries: &[Entry], path: &str) -> Option<usize> {
     None
 }
 
+// === impl Match ===
+
+/// The conditions one by one, for explanations.
+impl Match {
+    /// Whether the path is one that it takes.
+    pub fn takes_path(&self, path: &str) -> bool {
+        if self.exact { self.path == path } else { takes_path(&self.path, path) }
+    }
+
+    /// Whether it takes the method.
+    pub fn takes_method(&self, method: &str) -> bool {
+        takes_method(&self.methods, method)
+    }
+
+    /// Whether it takes the host, which may carry a port.
+    pub fn takes_host(&self, host: Option<&str>) -> bool {
+        takes_host(&self.hosts, host.map(bare_host))
+    }
+}
+
 /// Whether the path lies at or below the prefix, on a border of segments.
 fn takes_path(prefix: &str, path: &str) -> bool {
     match path.strip_prefix(prefix) {

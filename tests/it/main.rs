@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub)]
 
+mod config;
+mod config_check;
+mod config_fixtures;
 mod forwarding;
 mod gate_model;
 mod random;

@@ -1,0 +1,205 @@
+//! The types that single keys have, with rules of their own.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value as Json, json};
+
+use super::address::{self, Target};
+use super::context::Context;
+use super::diagnostic::Code;
+use super::model::{
+    AccessLog, AdmissionMode, Cidr, ClientAbort, Forwarded, LogFormat, LogLevel, RejectBody,
+    RetryAfter, RouteKind,
+};
+use super::node::{Node, Shape};
+use super::raw::HOUR;
+use super::table::{Value, later_value};
+use super::values::{Int, Time};
+use super::words::{or_variable, read_text, words};
+
+/// Text whose rules depend on more than itself: `resolve` checks it.
+#[derive(Clone, Debug)]
+pub(super) struct Text(pub(super) String);
+
+/// Worker threads; none: as many as there are cores.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Workers(pub(super) Option<u32>);
+
+/// Slots of a budget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slots(pub(super) u32);
+
+/// The status of a rejection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Status(pub(super) u16);
+
+/// Ranges of one entry of `trusted_proxies`.
+#[derive(Clone, Debug)]
+pub(super) struct Trusted(pub(super) Vec<Cidr>);
+
+/// `fifo`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order;
+
+/// `off`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Control;
+
+words!(LogLevel {
+    "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
+    "trace" => Self::Trace,
+} later {});
+words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json } later {});
+words!(AccessLog { "off" => Self::Off, "errors" => Self::Errors, "all" => Self::All } later {});
+words!(Forwarded {
+    "x-forwarded" => Self::XForwarded, "rfc7239" => Self::Rfc7239, "both" => Self::Both,
+    "off" => Self::Off,
+} later {});
+words!(RejectBody {
+    "problem+json" => Self::ProblemJson, "text" => Self::Text, "none" => Self::None,
+} later {});
+words!(AdmissionMode {
+    "queue" => Self::Queue, "exempt" => Self::Exempt, "deny" => Self::Deny,
+} later {});
+words!(RouteKind { "request" => Self::Request, "stream" => Self::Stream } later {});
+words!(ClientAbort { "cancel" => Self::Cancel, "finish" => Self::Finish } later {});
+words!(Order { "fifo" => Self } later { "lifo", "adaptive" });
+words!(Control { "off" => Self } later { "loopback" });
+
+// === values with rules of their own ===
+
+impl Value for Text {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(node, "a string", cx, |text| Ok(Self(text.to_owned())))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+}
+
+impl Value for bool {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Boolean(value) => Some(*value),
+            Shape::Text { text, loose: true } if text == "true" || text == "false" => {
+                Some(text == "true")
+            }
+            _ => node.wrong_type("true or false", cx),
+        }
+    }
+
+    fn schema() -> Json {
+        or_variable(json!({ "type": "boolean" }))
+    }
+}
+
+impl Value for Workers {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => Some(Self(None)),
+            Shape::Text { text, .. } if text.parse::<i64>().is_err() => {
+                node.wrong_type("\"auto\" or an integer", cx)
+            }
+            _ => Int::<1, 64>::read(node, cx).map(|Int(count)| Self(Some(count))),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "const": "auto" }, Int::<1, 64>::schema()] })
+    }
+}
+
+impl Value for Slots {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => {
+                later_value(node, "\"auto\"", "a number, such as 16", cx)
+            }
+            _ => Int::<1, 100_000>::read(node, cx).map(|Int(count)| Self(count)),
+        }
+    }
+
+    fn schema() -> Json {
+        Int::<1, 100_000>::schema()
+    }
+}
+
+impl Value for Status {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        let Int(status) = Int::<0, { u32::MAX }>::read(node, cx)?;
+        if let 503 | 429 = status {
+            return Some(Self(status as u16));
+        }
+        let message = format!("`{}` cannot be {status}", node.key);
+        cx.report(Code::UnknownValue, node.place, message, "unknown value")
+            .help("write 503 (the service is overloaded) or 429 (too many requests)");
+        None
+    }
+
+    fn schema() -> Json {
+        or_variable(json!({ "enum": [503, 429] }))
+    }
+}
+
+impl Value for RetryAfter {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => return Some(Self::Auto),
+            Shape::Text { text, .. } if text == "off" => return Some(Self::Off),
+            _ => {}
+        }
+        let Time(wait) = Time::<1_000, HOUR>::read(node, cx)?;
+        if wait.subsec_nanos() == 0 {
+            return Some(Self::Fixed(wait.as_secs() as u32));
+        }
+        let message = format!("`{}` is sent in whole seconds", node.key);
+        cx.report(Code::BadDuration, node.place, message, "")
+            .help(format!("write \"{}s\"", wait.as_secs() + 1));
+        None
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "enum": ["auto", "off"] }, Time::<1_000, HOUR>::schema()] })
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Integer(Some(port)) if (0..=65_535).contains(port) => {
+                node.wrong_type::<()>("an IP address with a port", cx);
+                let last = cx.diagnostics.last_mut()?;
+                last.help(format!("write \"0.0.0.0:{port}\" for all addresses of the machine"));
+                None
+            }
+            _ => read_text(node, "an IP address with a port", cx, address::parse_listen),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "examples": ["0.0.0.0:8080", "[::]:8080"] })
+    }
+}
+
+impl Value for Target {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(node, "a URL such as \"http://127.0.0.1:8000\"", cx, address::parse_url)
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^[Hh][Tt][Tt][Pp]://[^/]+/?$|\$\{" })
+    }
+}
+
+impl Value for Trusted {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(node, "an address range such as \"10.0.0.0/8\"", cx, |text| {
+            address::parse_cidrs(text).map(Self)
+        })
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "examples": ["loopback", "private", "10.0.0.0/8"] })
+    }
+}

@@ -1,0 +1,296 @@
+//! Loading a configuration: precedence, origins, defaults, shipped files, robustness.
+
+#![allow(clippy::unwrap_used)] // in the helpers; clippy.toml covers test functions only
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tidegate::config::{self, Config, Format, Loaded, LogLevel, Origin, Overrides, Report};
+
+const LEAST: &str = "[upstream]\nurl = \"http://127.0.0.1:8000\"\nmax_in_flight = 8\n";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn variables(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn parse(text: &str) -> Result<Loaded, Report> {
+    config::parse("t.toml", text, &[], &Overrides::default())
+}
+
+fn config(text: &str) -> Config {
+    match parse(text) {
+        Ok(loaded) => loaded.config,
+        Err(report) => panic!("{report}"),
+    }
+}
+
+// --- precedence and origins ---
+
+#[test]
+fn flags_beat_variables_beat_the_file_beat_defaults() {
+    let text = format!("{LEAST}[log]\nlevel = \"warn\"\n[server]\nlisten = \"127.0.0.1:1\"\n");
+    let environment = variables(&[
+        ("TIDEGATE_LOG_LEVEL", "debug"),
+        ("TIDEGATE_UPSTREAM_MAX_IN_FLIGHT", "4"),
+        ("TIDEGATE_SERVER_LISTEN", "127.0.0.1:2, [::1]:2"),
+        ("TIDEGATE_DEFAULTS_MAX_WAIT", "2s"),
+        ("TIDEGATE_SERVER_PROXY_PROTOCOL", "false"),
+        ("TIDEGATE_CONFIG", "elsewhere.toml"),
+        ("PATH", "/bin"),
+    ]);
+    let flags = Overrides { max_in_flight: Some("2".to_owned()), ..Overrides::default() };
+    let loaded = config::parse("t.toml", &text, &environment, &flags).unwrap();
+    assert_eq!(loaded.config.upstreams[0].max_in_flight, 2, "the flag");
+    assert_eq!(loaded.config.log.level, LogLevel::Debug, "the variable");
+    assert_eq!(loaded.config.server.listen.len(), 2, "a variable holds a list");
+    assert_eq!(loaded.config.routes[0].max_wait, Duration::from_secs(2));
+    assert_eq!(loaded.config.upstreams[0].port, 8000, "the file");
+    assert_eq!(loaded.config.server.max_connections, 4096, "the default");
+
+    let origin = |table, key| loaded.origins.of(table, key);
+    assert_eq!(origin("upstream default", "max_in_flight"), Origin::Flag("--max-in-flight".into()));
+    assert_eq!(origin("log", "level"), Origin::Variable("TIDEGATE_LOG_LEVEL".into()));
+    assert_eq!(
+        origin("route default", "max_wait"),
+        Origin::Variable("TIDEGATE_DEFAULTS_MAX_WAIT".into())
+    );
+    assert_eq!(
+        origin("upstream default", "url"),
+        Origin::File { name: "t.toml".into(), line: 2, column: 7 }
+    );
+    assert_eq!(origin("server", "max_connections"), Origin::Default);
+}
+
+#[test]
+fn an_overridden_value_is_not_judged() {
+    let text = "[upstream]\nurl = \"http://${NOWHERE}\"\nmax_in_flight = 8\n";
+    let flags =
+        Overrides { upstream: Some("http://127.0.0.1:1".to_owned()), ..Overrides::default() };
+    let loaded = config::parse("t.toml", text, &[], &flags).unwrap();
+    assert_eq!(loaded.config.upstreams[0].port, 1);
+}
+
+#[test]
+fn no_file_is_needed() {
+    let flags = Overrides {
+        upstream: Some("http://app:8000".to_owned()),
+        listen: Some("127.0.0.1:0".to_owned()),
+        max_in_flight: Some("4".to_owned()),
+        ..Overrides::default()
+    };
+    let loaded = config::from_flags(&[], &flags).unwrap();
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    assert_eq!(loaded.config.upstreams[0].host, "app");
+    assert_eq!(loaded.config.server.listen[0].port(), 0);
+
+    let flags = Overrides { upstream: flags.upstream, ..Overrides::default() };
+    let loaded = config::from_flags(&[], &flags).unwrap();
+    assert_eq!(loaded.config.upstreams[0].max_in_flight, 16);
+    assert!(loaded.warnings.to_string().contains("--max-in-flight"), "{}", loaded.warnings);
+
+    let environment = variables(&[("TIDEGATE_UPSTREAM_URL", "http://app:1")]);
+    assert!(config::from_flags(&environment, &Overrides::default()).is_ok());
+    assert!(config::from_flags(&[], &Overrides::default()).is_err(), "an upstream is");
+}
+
+#[test]
+fn a_string_that_is_one_variable_takes_the_type_of_its_field() {
+    let text = "[server]\nlisten = \"${LISTEN}\"\n[upstream]\nurl = \"http://${HOST:-app}:1\"\n\
+                max_in_flight = \"${SLOTS}\"\n[defaults]\nmax_queue = \"${QUEUE:-5}\"\n";
+    let environment = variables(&[("SLOTS", "3"), ("LISTEN", "127.0.0.1:1,127.0.0.1:2")]);
+    let loaded = config::parse("t", text, &environment, &Overrides::default()).unwrap();
+    assert_eq!(loaded.config.upstreams[0].max_in_flight, 3);
+    assert_eq!(loaded.config.upstreams[0].host, "app");
+    assert_eq!(loaded.config.server.listen.len(), 2);
+    assert_eq!(loaded.config.routes[0].max_queue, 5);
+}
+
+// --- resolution ---
+
+#[test]
+fn routes_inherit_and_default_is_last() {
+    let config = config(&format!(
+        "{LEAST}[reject]\nbody = \"text\"\n[defaults]\nmax_wait = \"2s\"\nidle_body_timeout = \"5s\"\n\
+         [[route]]\nname = \"default\"\nmax_queue = 7\n\
+         [[route]]\nname = \"a\"\nmatch = {{ path = \"/a\" }}\nreject = {{ status = 429 }}\n\
+         [[route]]\nname = \"s\"\nmatch = {{ path = \"/s\" }}\nkind = \"stream\"\nmax_in_flight = 900\n"
+    ));
+    let names: Vec<_> = config.routes.iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(names, ["a", "s", "default"]);
+    let [a, s, default] = &config.routes[..] else { panic!("three routes") };
+    assert_eq!((a.reject.status, default.reject.status), (429, 503));
+    assert_eq!(a.reject.body, config::RejectBody::Text);
+    assert_eq!(a.max_wait, Duration::from_secs(2));
+    assert_eq!((a.max_queue, default.max_queue), (1024, 7));
+    assert_eq!(a.idle_body_timeout, Some(Duration::from_secs(5)));
+    assert_eq!(s.idle_body_timeout, None, "streams are silent for long");
+    assert_eq!(s.response_timeout, Some(Duration::from_secs(30)));
+    assert_eq!(config.upstreams[0].max_connections, 908, "raised to what the routes need");
+}
+
+#[test]
+fn kubernetes_service_variables_are_left_alone() {
+    let environment = variables(&[
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("TIDEGATE_PORT", "tcp://10.0.0.1:80"),
+        ("TIDEGATE_PORT_80_TCP_PROTO", "tcp"),
+    ]);
+    assert!(config::parse("t", LEAST, &environment, &Overrides::default()).is_ok());
+}
+
+// --- what ships ---
+
+fn shipped() -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(root().join("config"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn shipped_files_load_without_a_word() {
+    let paths = shipped();
+    assert!(paths.len() >= 3, "{paths:?}");
+    for path in paths {
+        match config::load(&path, &[], &Overrides::default()) {
+            Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings),
+            Err(report) => panic!("{report}"),
+        }
+    }
+}
+
+#[test]
+fn the_annotated_file_has_the_defaults() {
+    let annotated = config::load(&root().join("config/tidegate.toml"), &[], &Overrides::default());
+    let annotated = annotated.unwrap().config;
+    let minimal = config(LEAST);
+    assert_eq!(annotated.server, minimal.server);
+    assert_eq!(annotated.admin, minimal.admin);
+    assert_eq!(annotated.log, minimal.log);
+    let mut upstream = minimal.upstreams[0].clone();
+    upstream.max_in_flight = 16;
+    assert_eq!(annotated.upstreams, [upstream]);
+    assert_eq!(annotated.routes.last(), minimal.routes.last(), "[defaults] and [reject]");
+}
+
+#[test]
+fn the_annotated_file_names_every_key() {
+    let schema: serde_json::Value = serde_json::from_str(&config::schema_json()).unwrap();
+    let text = fs::read_to_string(root().join("config/tidegate.toml")).unwrap();
+    let keys = |pointer: &str| -> Vec<String> {
+        let table = schema.pointer(pointer).and_then(|table| table.as_object());
+        table.unwrap_or_else(|| panic!("{pointer}")).keys().cloned().collect()
+    };
+    for table in ["server", "admin", "log", "upstream", "reject", "defaults"] {
+        let (_, section) = text.split_once(&format!("\n[{table}]\n")).expect(table);
+        let section = section.split("\n[").next().unwrap();
+        for key in keys(&format!("/properties/{table}/properties")) {
+            let found = section.lines().any(|line| line.starts_with(&format!("{key} = ")));
+            assert!(found, "[{table}] lacks {key}");
+        }
+    }
+    let (_, routes) = text.split_once("\n[[route]]\n").unwrap();
+    for key in keys("/properties/route/items/properties") {
+        let found = routes.lines().any(|line| line.starts_with(&format!("{key} = ")));
+        assert!(found, "no route has {key}");
+    }
+    for table in ["match", "reject"] {
+        for key in keys(&format!("/properties/route/items/properties/{table}/properties")) {
+            assert!(routes.contains(&format!("{key} = ")), "no {table} has {key}");
+        }
+    }
+}
+
+#[test]
+fn the_committed_schema_is_current() {
+    let path = root().join("config/tidegate.schema.json");
+    let current = config::schema_json();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &current).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == current, "{} is stale: UPDATE_GOLDEN=1 rewrites it", path.display());
+}
+
+// --- robustness ---
+
+/// The next number of the splitmix64 sequence.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Loads and renders; only a panic fails.
+fn survive(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let report = match parse(&text) {
+        Ok(loaded) => {
+            let again = parse(&loaded.effective_toml());
+            let again = again.unwrap_or_else(|report| panic!("{report}\nfrom\n{text}"));
+            assert_eq!(again.config, loaded.config, "{text}");
+            loaded.warnings
+        }
+        Err(report) => report,
+    };
+    for format in [Format::Human, Format::Json, Format::Github] {
+        report.render(format, true);
+    }
+}
+
+#[test]
+fn every_truncation_is_survived() {
+    let bytes = fs::read(root().join("config/tidegate.toml")).unwrap();
+    for end in 0..bytes.len() {
+        survive(&bytes[..end]);
+    }
+}
+
+#[test]
+fn random_damage_is_survived() {
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let mut state = seed.unwrap_or(0x7469_6465);
+    println!("replay with SEED={state}");
+    let sources: Vec<_> = shipped().iter().map(|path| fs::read(path).unwrap()).collect();
+    let odd = b"\"'[]{}=.,#$\n\r\0\t-+_0189aez\xc3\xa9\xff\\";
+    for _ in 0..600 {
+        let mut bytes = sources[next(&mut state) as usize % sources.len()].clone();
+        for _ in 0..1 + next(&mut state) % 6 {
+            let at = next(&mut state) as usize % bytes.len();
+            let byte = odd[next(&mut state) as usize % odd.len()];
+            match next(&mut state) % 4 {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => bytes[at] = next(&mut state) as u8,
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        survive(&bytes);
+    }
+}
+
+#[test]
+fn hostile_texts_are_survived() {
+    let deep = format!("a = {}", "[".repeat(5_000));
+    let long = format!("[upstream]\nurl = \"{}\"", "x".repeat(100_000));
+    for text in ["", "\u{feff}", "\0", "=", "[", "\"", "route = [[]]", "[[route]]", &deep, &long] {
+        survive(text.as_bytes());
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_reported() {
+    let report = config::load(Path::new("/nowhere/t.toml"), &[], &Overrides::default());
+    let text = report.unwrap_err().to_string();
+    assert!(text.contains("cannot read /nowhere/t.toml"), "{text}");
+}
