@@ -134,7 +134,7 @@ fn overload(background: &Handle) -> Result<()> {
         "  {OVERLOAD_WORKERS} workers that take 20 ms: {capacity:.0} requests/s at best. \
          600 clients/s come, give up after 500 ms,"
     );
-    println!("  and try again twice. Counted: those who came in the second half.");
+    println!("  and try again twice. Counted: what ended in the second half.");
     println!();
     let mut table =
         Table::new(["", "answered/s", "of capacity", "p50", "p99", "no after", "work wasted"]);
@@ -164,8 +164,10 @@ fn overload(background: &Handle) -> Result<()> {
 }
 
 fn verdict(name: &str, outcomes: &[Outcome], capacity: f64, app: &App) -> [String; 7] {
-    let counted: Vec<_> = outcomes.iter().filter(|outcome| outcome.came >= WARM_UP).collect();
     let whole = OVERLOAD.every * OVERLOAD.clients as u32;
+    let window = WARM_UP..whole;
+    let ended = |outcome: &&Outcome| window.contains(&(outcome.came + outcome.took_in_all));
+    let counted: Vec<_> = outcomes.iter().filter(ended).collect();
     let seconds = whole.saturating_sub(WARM_UP).as_secs_f64();
     let served = counted.iter().filter(|outcome| outcome.end == End::Served);
     let mut times: Vec<_> = served.map(|outcome| outcome.took).collect();

@@ -5,8 +5,10 @@
 mod config;
 mod config_check;
 mod config_fixtures;
+mod exactness;
 mod forwarding;
 mod gate_model;
+mod layering;
 mod random;
 mod support;
 mod telemetry_metrics;
