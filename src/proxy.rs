@@ -40,6 +40,7 @@ use screen::screen;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
+pub use forwarded::Peer;
 pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
 
 /// The most exempt requests of a route at once: probes are few, and a flood of them is none.

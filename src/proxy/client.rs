@@ -5,7 +5,6 @@
 //! for its end, without reading.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,13 +13,15 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::forwarded::Peer;
+
 /// A client's connection, as its requests see it.
 #[derive(Debug)]
 pub struct Client {
     /// The socket; only its owner reads and writes it.
     pub stream: Arc<TcpStream>,
     /// The other end.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The worker that serves it.
     pub worker: usize,
     /// What the connection is doing.

@@ -149,7 +149,7 @@ impl Exchange {
     fn record(&self) -> AccessRecord<'_> {
         AccessRecord {
             route: self.proxy.route_name(self.route),
-            client: self.client.peer.ip(),
+            client: self.client.peer.address(),
             method: self.method.as_str(),
             target: self.target.as_str(),
             host: self.host.to_str().unwrap_or_default(),

@@ -117,7 +117,7 @@ fn prepare(proxy: &Proxy, plan: &Plan, client: &Client, arrived: Arrived) -> Out
     let Arrived { mut parts, body, target } = arrived;
     let fields = &mut parts.headers;
     headers::request(fields, parts.version);
-    proxy.forwarding().apply(fields, client.peer, &target.host);
+    proxy.forwarding().apply(fields, &client.peer, &target.host);
     let host = if target.host.is_empty() { proxy.backend(plan).authority() } else { target.host };
     fields.insert(HOST, host);
 

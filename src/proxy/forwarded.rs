@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::{Cidr, Forwarded};
@@ -18,11 +19,37 @@ const RELATED: [HeaderName; 4] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
+/// The other end of a connection, as its requests tell it: written once, said often.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    address: IpAddr,
+    text: HeaderValue,
+}
+
 /// Writes the forwarding fields of each request.
 #[derive(Clone, Debug)]
 pub(super) struct Forwarding {
     mode: Forwarded,
     trusted: Vec<Cidr>,
+}
+
+// === impl Peer ===
+
+impl Peer {
+    /// The peer at an address. An IPv4 address within IPv6 (`::ffff:192.0.2.1`) is an IPv4 address.
+    #[must_use]
+    pub fn new(peer: SocketAddr) -> Peer {
+        let address = peer.ip().to_canonical();
+        // From a shared buffer, so that a clone is a count and not a copy.
+        let text = HeaderValue::from_maybe_shared(Bytes::from(address.to_string()));
+        Peer { address, text: text.expect("an address is a valid field value") }
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
 }
 
 // === impl Forwarding ===
@@ -33,11 +60,11 @@ impl Forwarding {
     }
 
     /// Removes what an untrusted peer claims, and says who the peer is.
-    pub(super) fn apply(&self, headers: &mut HeaderMap, peer: SocketAddr, host: &HeaderValue) {
+    pub(super) fn apply(&self, headers: &mut HeaderMap, peer: &Peer, host: &HeaderValue) {
         if self.mode == Forwarded::Off {
             return;
         }
-        let address = peer.ip().to_canonical();
+        let address = peer.address;
         if !self.trusts(address) {
             for name in RELATED.iter().chain(&[X_FORWARDED_FOR, X_FORWARDED_PROTO]) {
                 headers.remove(name);
@@ -46,7 +73,7 @@ impl Forwarding {
             headers.remove(FORWARDED);
         }
         if self.mode != Forwarded::Rfc7239 {
-            append_address(headers, address);
+            append_address(headers, peer);
             headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
             if !host.is_empty() {
                 headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
@@ -63,8 +90,12 @@ impl Forwarding {
 }
 
 /// `X-Forwarded-For`: one comma-separated list, the latest hop at its end.
-fn append_address(headers: &mut HeaderMap, address: IpAddr) {
-    append(headers, X_FORWARDED_FOR, address.to_string().as_bytes());
+fn append_address(headers: &mut HeaderMap, peer: &Peer) {
+    if headers.contains_key(X_FORWARDED_FOR) {
+        append(headers, X_FORWARDED_FOR, peer.text.as_bytes());
+    } else {
+        headers.insert(X_FORWARDED_FOR, peer.text.clone());
+    }
 }
 
 /// RFC 7239, section 4: one element a hop; IPv6 addresses stand in brackets and quotes.
@@ -128,7 +159,11 @@ mod tests {
             headers.append(name, value.parse().unwrap());
         }
         let host = HeaderValue::from_static("example.org");
-        Forwarding::new(mode, trusted).apply(&mut headers, peer.parse().unwrap(), &host);
+        Forwarding::new(mode, trusted).apply(
+            &mut headers,
+            &Peer::new(peer.parse().unwrap()),
+            &host,
+        );
         let line = |(name, value): (&HeaderName, &HeaderValue)| {
             format!("{name}: {}", value.to_str().unwrap())
         };
