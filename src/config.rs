@@ -1,12 +1,14 @@
 //! The configuration: one TOML file, environment variables and flags become a validated [`Config`].
 //!
-//! Three stages, each complete before the next: *raw* (what the file says, with positions), *resolved*
-//! (the types in [`model`], every default applied, every range checked) and *live* (what the other layers
-//! build from it). Later stages never check again. Only this module names serde and toml.
+//! Three stages, each complete before the next: *raw* (what the file says, with positions),
+//! *resolved* (the types in [`model`], every default applied, every range checked) and *live* (what
+//! the other layers build from it). Later stages never check again. Only this module names serde
+//! and toml.
 //!
-//! Read `raw` first: it is the reference of the file, from which messages, defaults and the JSON Schema are
-//! made. Then [`parse`]: `root` reads the tables, `resolve` makes the model, `lint` judges it as a whole.
-//! Every stage reports what is wrong and goes on, so that one run shows all of it.
+//! Read `raw` first: it is the reference of the file, from which messages, defaults and the JSON
+//! Schema are made. Then [`parse`]: `root` reads the tables, `resolve` makes the model, `lint`
+//! judges it as a whole. Every stage reports what is wrong and goes on, so that one run shows all
+//! of it.
 
 mod address;
 mod context;
@@ -79,8 +81,8 @@ pub struct Origins(std::collections::BTreeMap<(String, String), Origin>);
 /// Reads a file.
 ///
 /// # Errors
-/// The file cannot be read, is not UTF-8, or is not a valid configuration: exit status 78. The report holds
-/// every error and warning.
+/// The file cannot be read, is not UTF-8, or is not a valid configuration: exit status 78. The
+/// report holds every error and warning.
 pub fn load(
     path: &Path,
     environment: &[(String, String)],
@@ -128,7 +130,8 @@ pub fn parse(
     let broken_lines = syntax::report(&errors, text, &mut cx);
     let root = root::read(table.get_ref(), &mut cx);
     if broken {
-        // A repaired tree lacks keys and has odd ones: only what stands on sound lines is worth saying.
+        // A repaired tree lacks keys and has odd ones: only what stands on sound lines is worth
+        // saying.
         cx.forget_lines(&broken_lines);
         return Err(Report::new(cx.sources, cx.diagnostics));
     }
@@ -166,7 +169,8 @@ pub fn schema_json() -> String {
     text
 }
 
-/// The environment of the process. What is not UTF-8 is replaced, so that it is reported where it matters.
+/// The environment of the process. What is not UTF-8 is replaced, so that it is reported where it
+/// matters.
 pub fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     env::vars_os()

@@ -153,7 +153,8 @@ fn variable_name(section: &str, key: &str) -> String {
     format!("{PREFIX}{}_{}", section.to_uppercase(), key.to_uppercase())
 }
 
-/// Kubernetes sets such variables in every pod when a Service is called `tidegate`: they are not ours.
+/// Kubernetes sets such variables in every pod when a Service is called `tidegate`: they are not
+/// ours.
 fn is_service_link(name: &str, value: &str) -> bool {
     let protocols = ["_TCP", "_UDP", "_SCTP"];
     let suffixes = ["", "_PROTO", "_PORT", "_ADDR"];

@@ -1,6 +1,7 @@
 //! One value as it was written, before a key gives it a meaning.
 //!
-//! The file, variables, flags and built-in defaults all become nodes; no reader of a value asks which.
+//! The file, variables, flags and built-in defaults all become nodes; no reader of a value asks
+//! which.
 
 use std::borrow::Cow;
 

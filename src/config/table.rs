@@ -1,5 +1,5 @@
-//! Tables of keys. The macro `table!` turns one list of keys, each with its documentation, type and default,
-//! into the struct, its reader, and its part of the JSON Schema: a key is described once.
+//! Tables of keys. The macro `table!` turns one list of keys, each with its documentation, type and
+//! default, into the struct, its reader, and its part of the JSON Schema: a key is described once.
 
 use serde_json::{Value as Json, json};
 use toml::de::DeTable;

@@ -146,10 +146,12 @@ fn a_string_that_is_one_variable_takes_the_type_of_its_field() {
 #[test]
 fn routes_inherit_and_default_is_last() {
     let config = config(&format!(
-        "{LEAST}[reject]\nbody = \"text\"\n[defaults]\nmax_wait = \"2s\"\nidle_body_timeout = \"5s\"\n\
+        "{LEAST}[reject]\nbody = \"text\"\n\
+         [defaults]\nmax_wait = \"2s\"\nidle_body_timeout = \"5s\"\n\
          [[route]]\nname = \"default\"\nmax_queue = 7\n\
          [[route]]\nname = \"a\"\nmatch = {{ path = \"/a\" }}\nreject = {{ status = 429 }}\n\
-         [[route]]\nname = \"s\"\nmatch = {{ path = \"/s\" }}\nkind = \"stream\"\nmax_in_flight = 900\n"
+         [[route]]\nname = \"s\"\nmatch = {{ path = \"/s\" }}\n\
+         kind = \"stream\"\nmax_in_flight = 900\n"
     ));
     let names: Vec<_> = config
         .routes
@@ -311,9 +313,9 @@ fn survive(bytes: &[u8]) {
         }
         Err(report) => report,
     };
-    for format in [Format::Human, Format::Json, Format::Github] {
-        report.render(format, true);
-    }
+    // One form for each: rendering is most of the time.
+    let formats = [Format::Human, Format::Json, Format::Github];
+    report.render(formats[bytes.len() % 3], true);
 }
 
 #[test]
