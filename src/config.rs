@@ -32,6 +32,7 @@ mod units;
 mod values;
 mod words;
 
+use std::io::{self, Read};
 use std::path::Path;
 use std::{env, fs};
 
@@ -45,6 +46,9 @@ pub use source::Origin;
 
 use context::Context;
 use source::{Place, Sources};
+
+/// The largest file that is read, in bytes: 1 MiB.
+const MAX_FILE: u64 = 1 << 20;
 
 /// A valid configuration, with what is worth saying about it.
 #[derive(Clone, Debug)]
@@ -94,7 +98,7 @@ pub fn load(
         diagnostic.help(help);
         Report::new(Sources::new(&name, ""), vec![diagnostic])
     };
-    let bytes = fs::read(path).map_err(|error| {
+    let bytes = read(path).map_err(|error| {
         let help = "name another file with --config, or none at all with --upstream URL";
         unreadable(format!("cannot read {name}: {error}"), help)
     })?;
@@ -111,6 +115,21 @@ pub fn load(
         )
     })?;
     parse(&name, &text, environment, flags)
+}
+
+/// The bytes of a file of sensible size.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is larger than 1 MiB",
+        ));
+    }
+    Ok(bytes)
 }
 
 /// Reads the text of a file called `name`.

@@ -219,7 +219,16 @@ pub(super) fn read_nested<T: Table>(node: &Node<'_>, cx: &mut Context<'_>) -> Op
             };
             Some(T::read_entries(&entries, cx))
         }
-        _ => node.wrong_type("a table such as { key = value }", cx),
+        _ => {
+            let example = T::KEYS.first().copied().unwrap_or("key");
+            let written = cx.sources.slice(node.place).to_owned();
+            node.wrong_type::<()>(&format!("a table such as {{ {example} = ... }}"), cx);
+            let simple = matches!(node.shape, Shape::Text { .. } | Shape::Integer(_));
+            if let (true, Some(last)) = (simple && written.len() < 80, cx.diagnostics.last_mut()) {
+                last.help(format!("write {} = {{ {example} = {written} }}", node.key));
+            }
+            None
+        }
     }
 }
 

@@ -379,4 +379,7 @@ fn an_unreadable_file_is_reported() {
     let report = config::load(Path::new("/nowhere/t.toml"), &[], &Overrides::default());
     let text = report.unwrap_err().to_string();
     assert!(text.contains("cannot read /nowhere/t.toml"), "{text}");
+    let report = config::load(Path::new("/dev/zero"), &[], &Overrides::default());
+    let text = report.unwrap_err().to_string();
+    assert!(text.contains("larger than 1 MiB"), "{text}");
 }
