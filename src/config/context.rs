@@ -54,13 +54,19 @@ impl<'a> Context<'a> {
         self.diagnostics.last_mut().expect("one was just pushed")
     }
 
-    /// Drops every diagnostic on these lines, other than syntax errors.
+    /// Drops every diagnostic that touches these lines, other than syntax errors.
     pub(super) fn forget_lines(&mut self, lines: &[usize]) {
         let sources = &self.sources;
         self.diagnostics.retain(|diagnostic| {
             let place = diagnostic.place().filter(|place| place.is_in_file());
-            let line = place.map(|place| sources.position(place).line);
-            diagnostic.code == Code::Syntax || !line.is_some_and(|line| lines.contains(&line))
+            let touched = place.is_some_and(|place| {
+                let (first, last) = (
+                    sources.position(place).line,
+                    sources.end_position(place).line,
+                );
+                lines.iter().any(|line| (first..=last).contains(line))
+            });
+            diagnostic.code == Code::Syntax || !touched
         });
     }
 

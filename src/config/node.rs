@@ -102,10 +102,14 @@ impl<'a> Node<'a> {
     }
 }
 
-/// At most sixty characters: a value may be a page long.
+/// At most sixty characters of one line: a value may be a page long.
 pub(super) fn clipped(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(60) {
-        Some((at, _)) => Cow::Owned(format!("{}...", &text[..at])),
+    let cut = text
+        .char_indices()
+        .enumerate()
+        .find(|(count, (_, c))| *count == 60 || *c == '\n');
+    match cut {
+        Some((_, (at, _))) => Cow::Owned(format!("{}...", &text[..at])),
         None => Cow::Borrowed(text),
     }
 }
