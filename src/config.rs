@@ -104,15 +104,8 @@ pub fn load(
     })?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..at]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count()
-            + 1;
-        unreadable(
-            format!("{name} is not UTF-8: see line {line}"),
-            "save the file as UTF-8",
-        )
+        let line = error.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        unreadable(format!("{name} is not UTF-8: see line {line}"), "save the file as UTF-8")
     })?;
     parse(&name, &text, environment, flags)
 }
@@ -120,14 +113,9 @@ pub fn load(
 /// The bytes of a file of sensible size.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "it is larger than 1 MiB",
-        ));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }
     Ok(bytes)
 }
@@ -156,21 +144,13 @@ pub fn parse(
     }
     let mut draft = resolve::resolve(root, &mut cx);
     lint::check(&mut draft, &mut cx);
-    draft
-        .config
-        .routes
-        .iter_mut()
-        .for_each(resolve::clear_meaningless);
+    draft.config.routes.iter_mut().for_each(resolve::clear_meaningless);
     let origins = Origins::new(&draft.places, &cx.sources);
     let report = Report::new(cx.sources, cx.diagnostics);
     if report.errors() > 0 {
         return Err(report);
     }
-    Ok(Loaded {
-        config: draft.config,
-        warnings: report,
-        origins,
-    })
+    Ok(Loaded { config: draft.config, warnings: report, origins })
 }
 
 /// A configuration without any file, from flags and variables alone.
@@ -192,9 +172,7 @@ pub fn schema_json() -> String {
 /// matters.
 pub fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    env::vars_os()
-        .map(|(name, value)| (text(name), text(value)))
-        .collect()
+    env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
 // === impl Overrides ===
@@ -205,12 +183,7 @@ impl Overrides {
         [
             ("--upstream", "upstream", "url", &self.upstream),
             ("--listen", "server", "listen", &self.listen),
-            (
-                "--max-in-flight",
-                "upstream",
-                "max_in_flight",
-                &self.max_in_flight,
-            ),
+            ("--max-in-flight", "upstream", "max_in_flight", &self.max_in_flight),
             ("--admin-listen", "admin", "listen", &self.admin_listen),
             ("--log-level", "log", "level", &self.log_level),
             ("--log-format", "log", "format", &self.log_format),

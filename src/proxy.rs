@@ -1,3 +1,393 @@
 //! One request, start to end: match, admit, forward, respond.
+//!
+//! [`Proxy::handle`] is the whole way; there is no way back, and any refusal leaves sideways, once, into
+//! `respond`. Knows nothing of listeners and sockets; a request's connection is a [`Client`].
 
+mod body;
+mod client;
+mod exchange;
+mod finish;
+mod forward;
+mod forwarded;
+mod headers;
+mod respond;
 pub mod route;
+mod screen;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::admission::{Admission, Entry, Permit};
+use crate::config::{AdmissionMode, ClientAbort, Config, Reject, Route, RouteKind};
+use crate::gate::{LaneKind, LaneLimits, LaneSnapshot, Limits, Rejection};
+use crate::telemetry::access::AccessLogger;
+use crate::telemetry::metrics::{Metrics, Reading, RouteReading, UpstreamReading};
+use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
+use exchange::Exchange;
+use finish::Finish;
+use forward::{Arrived, forward};
+use forwarded::Forwarding;
+use respond::Refusal;
+use route::RouteTable;
+use screen::screen;
+
+pub use body::ResponseBody;
+pub use client::{Activity, Client, Phase};
+pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
+
+/// The most exempt requests of a route at once: probes are few, and a flood of them is none.
+pub const MAX_EXEMPT: u32 = 32;
+
+/// The client left: its connection is closed without an answer.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the client left")]
+pub struct Gone;
+
+/// Everything that requests share.
+pub struct Proxy {
+    table: RouteTable,
+    plans: Vec<Plan>,
+    backends: Vec<Backend>,
+    forwarding: Forwarding,
+    metrics: Arc<Metrics>,
+    access: Arc<AccessLogger>,
+}
+
+/// One route, ready to use.
+#[derive(Debug)]
+struct Plan {
+    name: String,
+    backend: usize,
+    /// The route's lane in its backend's gate; `None`: it denies everything.
+    lane: Option<usize>,
+    response_timeout: Option<Duration>,
+    idle_body_timeout: Option<Duration>,
+    finish: Option<Finish>,
+    reject: Reject,
+}
+
+/// One application: its gate and its connections.
+#[derive(Debug)]
+struct Backend {
+    authority: HeaderValue,
+    admission: Arc<Admission>,
+    pool: Arc<Pool<Permit>>,
+    /// The last attempt to reach it succeeded.
+    up: AtomicBool,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Builds gates, pools and routes. `connect` makes the connector of each upstream.
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        access: Arc<AccessLogger>,
+        connect: &dyn Fn(&crate::config::Upstream) -> Box<dyn Connect>,
+    ) -> Arc<Proxy> {
+        let mut lanes = vec![Vec::new(); config.upstreams.len()];
+        let mut plans = Vec::new();
+        for route in &config.routes {
+            let lanes = &mut lanes[route.upstream];
+            let lane = lane_limits(route).map(|limits| {
+                lanes.push(limits);
+                lanes.len() - 1
+            });
+            plans.push(Plan::new(route, lane));
+        }
+        let backends = config.upstreams.iter().zip(lanes).map(|(upstream, lanes)| {
+            let limits = Limits { max_in_flight: upstream.max_in_flight, lanes };
+            let pool = PoolLimits {
+                max_connections: upstream.max_connections,
+                connect_timeout: upstream.connect_timeout,
+                idle_timeout: upstream.idle_timeout,
+            };
+            Backend {
+                authority: authority(&upstream.host, upstream.port),
+                admission: Admission::new(&limits),
+                pool: Pool::new(connect(upstream), config.server.workers, pool),
+                up: AtomicBool::new(true),
+            }
+        });
+        Arc::new(Proxy {
+            table: RouteTable::new(&config.routes),
+            plans,
+            backends: backends.collect(),
+            forwarding: Forwarding::new(config.server.forwarded, &config.server.trusted_proxies),
+            metrics,
+            access,
+        })
+    }
+
+    /// Serves one request.
+    ///
+    /// # Errors
+    ///
+    /// [`Gone`] if the client left before there was an answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future means that the client left: a waiting request leaves the queue; one in flight
+    /// is cancelled or finished, as its route says.
+    pub async fn handle(
+        self: Arc<Proxy>,
+        client: Arc<Client>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Gone> {
+        client.activity.enter(Phase::Busy);
+        let has_body = !request.body().is_end_stream();
+        let (route, target) = match screen(&request) {
+            Ok(target) => (self.find(&request, &target), target),
+            Err(fault) => {
+                let route = self.plans.len() - 1;
+                let target = PathAndQuery::from_static("/");
+                let nowhere = HeaderValue::from_static("");
+                let exchange = self.open(&client, route, &request, &target, &nowhere);
+                return Ok(self.refuse(&client, exchange, Refusal::Fault(fault), true));
+            }
+        };
+        let plan = &self.plans[route];
+        client.activity.set_patience(plan.idle_body_timeout);
+        let mut exchange =
+            self.open(&client, route, &request, &target.path_and_query, &target.host);
+        let Some(lane) = plan.lane else {
+            return Ok(self.refuse(&client, exchange, Refusal::Denied, has_body));
+        };
+        let permit = match self.admit(&client, plan, lane, &mut exchange).await? {
+            Ok(permit) => permit,
+            Err(rejection) => {
+                exchange.rejected(rejection.reason);
+                let refusal = Refusal::Rejected(rejection);
+                return Ok(self.refuse(&client, exchange, refusal, has_body));
+            }
+        };
+        let (parts, body) = request.into_parts();
+        let arrived = Arrived { parts, body, target };
+        let forwarded = forward(&self, plan, &client, exchange, arrived, permit);
+        tokio::select! {
+            biased;
+            () = client.gone() => Err(Gone),
+            answered = forwarded => match answered {
+                Ok(response) => Ok(response),
+                Err((refusal, exchange)) => Ok(self.refuse(&client, exchange, refusal, has_body)),
+            },
+        }
+    }
+
+    /// Turns away everybody who waits, and all who come.
+    pub fn drain(&self) {
+        self.backends.iter().for_each(|backend| backend.admission.drain());
+    }
+
+    /// Keeps one worker's share of the upstream connections young. Run it on that worker.
+    pub async fn keep_pools(self: Arc<Proxy>, worker: usize) {
+        let reapers = self.backends.iter().map(|backend| Arc::clone(&backend.pool).reap(worker));
+        let mut tasks: Vec<_> = reapers.map(tokio::spawn).collect();
+        while let Some(task) = tasks.pop() {
+            let _ = task.await;
+        }
+    }
+
+    /// What the gates hold, each taken at one instant. The caller adds what it knows of the server.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        let snapshots: Vec<_> = self.backends.iter().map(|b| b.admission.snapshot()).collect();
+        let routes = self.plans.iter().map(|plan| match plan.lane {
+            Some(lane) => route_reading(&snapshots[plan.backend].lanes[lane]),
+            None => denied_reading(),
+        });
+        let upstreams =
+            self.backends.iter().zip(&snapshots).map(|(backend, snapshot)| UpstreamReading {
+                in_flight: u64::from(snapshot.in_flight),
+                in_flight_limit: u64::from(snapshot.max_in_flight),
+                up: backend.up.load(Ordering::Relaxed),
+                connections: u64::from(backend.pool.open()),
+            });
+        Reading { routes: routes.collect(), upstreams: upstreams.collect(), ..Reading::default() }
+    }
+
+    /// The metric families.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The access log.
+    #[must_use]
+    pub fn access(&self) -> &AccessLogger {
+        &self.access
+    }
+
+    fn find<B>(&self, request: &Request<B>, target: &screen::Target) -> usize {
+        let host = target.host.to_str().ok().filter(|host| !host.is_empty());
+        self.table.find(request.method().as_str(), host, target.path_and_query.path())
+    }
+
+    fn open<B>(
+        self: &Arc<Proxy>,
+        client: &Arc<Client>,
+        route: usize,
+        request: &Request<B>,
+        target: &PathAndQuery,
+        host: &HeaderValue,
+    ) -> Exchange {
+        let (method, headers): (&Method, &HeaderMap) = (request.method(), request.headers());
+        Exchange::new(self, client, route, method, (target, host), headers)
+    }
+
+    async fn admit(
+        &self,
+        client: &Client,
+        plan: &Plan,
+        lane: usize,
+        exchange: &mut Exchange,
+    ) -> Result<Result<Permit, Rejection>, Gone> {
+        let wait = match self.backends[plan.backend].admission.enter(lane) {
+            Entry::Admitted(permit) => {
+                exchange.waited(Duration::ZERO);
+                return Ok(Ok(permit));
+            }
+            Entry::Rejected(rejection) => return Ok(Err(rejection)),
+            Entry::Queued(wait) => wait,
+        };
+        let (result, waited) = tokio::select! {
+            // A client that left in the very moment of its grant must not reach the application.
+            biased;
+            () = client.gone() => return Err(Gone),
+            resolved = wait => resolved,
+        };
+        exchange.waited(waited);
+        Ok(result)
+    }
+
+    /// The one way out without an answer of the application.
+    fn refuse(
+        &self,
+        client: &Client,
+        exchange: Exchange,
+        refusal: Refusal,
+        unread: bool,
+    ) -> Response<ResponseBody> {
+        let style = &self.plans[exchange.route()].reject;
+        if unread {
+            client.activity.leave_unread();
+        }
+        let response = respond::refusal(refusal, style, unread);
+        exchange.refused(response.status().as_u16());
+        response.map(ResponseBody::whole)
+    }
+
+    fn backend(&self, plan: &Plan) -> &Backend {
+        &self.backends[plan.backend]
+    }
+
+    fn forwarding(&self) -> &Forwarding {
+        &self.forwarding
+    }
+
+    fn route_name(&self, route: usize) -> &str {
+        &self.plans[route].name
+    }
+}
+
+/// What a route may use of its upstream; `None`: nothing.
+fn lane_limits(route: &Route) -> Option<LaneLimits> {
+    let beside = |max_in_flight| LaneLimits {
+        kind: LaneKind::Beside,
+        max_in_flight,
+        reserved: 0,
+        max_queue: route.max_queue,
+        max_wait: route.max_wait,
+    };
+    match (route.admission, route.kind) {
+        (AdmissionMode::Deny, _) => None,
+        (AdmissionMode::Exempt, _) => Some(LaneLimits { max_queue: 0, ..beside(Some(MAX_EXEMPT)) }),
+        (AdmissionMode::Queue, RouteKind::Stream) => Some(beside(route.max_in_flight)),
+        (AdmissionMode::Queue, RouteKind::Request) => Some(LaneLimits {
+            kind: LaneKind::Budget,
+            reserved: route.reserved,
+            ..beside(route.max_in_flight)
+        }),
+    }
+}
+
+fn route_reading(lane: &LaneSnapshot) -> RouteReading {
+    RouteReading {
+        arrivals: lane.arrivals,
+        admitted: lane.admitted,
+        abandoned: lane.abandoned,
+        rejected: lane.rejected.to_vec(),
+        queue_depth: u64::from(lane.queue_depth),
+        queue_capacity: u64::from(lane.max_queue),
+        in_flight: u64::from(lane.in_flight),
+        in_flight_limit: u64::from(lane.max_in_flight),
+        queue_depth_seconds: lane.queued_time.as_secs_f64(),
+        in_flight_seconds: lane.in_flight_time.as_secs_f64(),
+    }
+}
+
+fn denied_reading() -> RouteReading {
+    route_reading(&LaneSnapshot::default())
+}
+
+/// The `Host` for a client that names none (HTTP/1.0).
+fn authority(host: &str, port: u16) -> HeaderValue {
+    let text =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    HeaderValue::from_str(&text).expect("a checked host is a valid field value")
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("plans", &self.plans).finish_non_exhaustive()
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    fn new(route: &Route, lane: Option<usize>) -> Plan {
+        let finish = Finish {
+            response_timeout: route.response_timeout,
+            idle_body_timeout: route.idle_body_timeout,
+        };
+        Plan {
+            name: route.name.clone(),
+            backend: route.upstream,
+            lane,
+            response_timeout: route.response_timeout,
+            idle_body_timeout: route.idle_body_timeout,
+            finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),
+            reject: route.reject,
+        }
+    }
+}
+
+// === impl Backend ===
+
+impl Backend {
+    fn authority(&self) -> HeaderValue {
+        self.authority.clone()
+    }
+
+    fn pool(&self) -> &Arc<Pool<Permit>> {
+        &self.pool
+    }
+
+    /// Remembers whether the application could be reached.
+    fn note(&self, result: Result<(), UpstreamError>) {
+        let up = result.is_ok();
+        if self.up.load(Ordering::Relaxed) != up {
+            self.up.store(up, Ordering::Relaxed);
+        }
+    }
+}

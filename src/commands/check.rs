@@ -6,11 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use super::EXIT_CONFIG;
 use crate::config::{self, AdmissionMode, Config, Format, Loaded, Match, Overrides, Report, Route};
 use crate::proxy::route::RouteTable;
 
-/// The exit status for an invalid configuration (`EX_CONFIG` of sysexits.h).
-pub const EXIT_CONFIG: u8 = 78;
 /// The exit status for a wrong command line.
 const EXIT_USAGE: u8 = 2;
 
@@ -86,22 +85,14 @@ pub fn check(args: &CheckArgs, environment: &[(String, String)], color: bool) ->
         Ok(loaded) => loaded,
         Err(report) => {
             let (stdout, stderr) = rendered(&report, args.format, color);
-            return Outcome {
-                stdout,
-                stderr,
-                status: EXIT_CONFIG,
-            };
+            return Outcome { stdout, stderr, status: EXIT_CONFIG };
         }
     };
     let (mut stdout, mut stderr) = rendered(&loaded.warnings, args.format, color);
     let denied = args.deny_warnings && loaded.warnings.warnings() > 0;
     if denied {
         stderr.push_str("error: warnings are denied by --deny-warnings\n");
-        return Outcome {
-            stdout,
-            stderr,
-            status: EXIT_CONFIG,
-        };
+        return Outcome { stdout, stderr, status: EXIT_CONFIG };
     }
     if args.print_effective {
         stdout.push_str(&loaded.effective_toml());
@@ -111,11 +102,7 @@ pub fn check(args: &CheckArgs, environment: &[(String, String)], color: bool) ->
             Ok(request) => stdout.push_str(&explain(&loaded, &request)),
             Err(problem) => {
                 stderr.push_str(&format!("error: {problem}\n"));
-                return Outcome {
-                    stdout,
-                    stderr,
-                    status: EXIT_USAGE,
-                };
+                return Outcome { stdout, stderr, status: EXIT_USAGE };
             }
         }
     }
@@ -124,11 +111,7 @@ pub fn check(args: &CheckArgs, environment: &[(String, String)], color: bool) ->
         let name = args.config.display();
         stdout.push_str(&format!("ok: {name}: {}\n", summary(&loaded.config)));
     }
-    Outcome {
-        stdout,
-        stderr,
-        status: 0,
-    }
+    Outcome { stdout, stderr, status: 0 }
 }
 
 /// A report for machines goes to standard output, one for people to standard error.
@@ -142,10 +125,7 @@ fn rendered(report: &Report, format: ReportFormat, color: bool) -> (String, Stri
 
 fn summary(config: &Config) -> String {
     let routes = config.routes.len();
-    let mut parts = vec![format!(
-        "{routes} route{}",
-        if routes == 1 { "" } else { "s" }
-    )];
+    let mut parts = vec![format!("{routes} route{}", if routes == 1 { "" } else { "s" })];
     for upstream in &config.upstreams {
         parts.push(format!(
             "upstream {} at {}:{} with {} in flight at most",
@@ -185,18 +165,10 @@ fn explain(loaded: &Loaded, request: &Described<'_>) -> String {
     if let Some(host) = request.host {
         out.push_str(&format!(" at {host}"));
     }
-    out.push_str(&format!(
-        "\n  goes to the route `{}`: {}\n",
-        route.name,
-        reason(&route.matches)
-    ));
+    out.push_str(&format!("\n  goes to the route `{}`: {}\n", route.name, reason(&route.matches)));
     for (index, other) in routes.iter().enumerate() {
         if index != taker && other.matches.takes_path(request.path) {
-            out.push_str(&format!(
-                "  not to `{}`: {}\n",
-                other.name,
-                objection(other, request)
-            ));
+            out.push_str(&format!("  not to `{}`: {}\n", other.name, objection(other, request)));
         }
     }
     out.push('\n');
@@ -235,10 +207,7 @@ mod tests {
     fn requests_are_described_in_one_line() {
         let described = |method, host, path| Ok(Described { method, host, path });
         assert_eq!(describe("GET /a?b=c"), described("GET", None, "/a"));
-        assert_eq!(
-            describe("PUT http://h:1/a"),
-            described("PUT", Some("h:1"), "/a")
-        );
+        assert_eq!(describe("PUT http://h:1/a"), described("PUT", Some("h:1"), "/a"));
         assert_eq!(describe("GET http://h"), described("GET", Some("h"), "/"));
         for request in ["GET", "/a", "GET a", "", "GET /a b"] {
             assert!(describe(request).is_err(), "{request}");

@@ -33,28 +33,16 @@ pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, Trouble> {
         Err(Trouble::new(Code::BadAddress, message, help))
     };
     let port = |text: &str| text.parse::<u16>().ok();
-    if let Some(port) = port(
-        text.strip_prefix(':')
-            .or(text.strip_prefix("*:"))
-            .unwrap_or(text),
-    ) {
-        return bad(format!(
-            "write \"0.0.0.0:{port}\" for all addresses of the machine"
-        ));
+    if let Some(port) = port(text.strip_prefix(':').or(text.strip_prefix("*:")).unwrap_or(text)) {
+        return bad(format!("write \"0.0.0.0:{port}\" for all addresses of the machine"));
     }
     if let Ok(ip) = text.parse::<IpAddr>() {
         return bad(format!("add a port: \"{}\"", SocketAddr::new(ip, 8080)));
     }
     match text.rsplit_once(':') {
         Some((host, number)) if port(number).is_some() && !host.contains(':') => {
-            let ip = if host == "localhost" {
-                "127.0.0.1"
-            } else {
-                "0.0.0.0"
-            };
-            bad(format!(
-                "names are not looked up: write an IP address, such as \"{ip}:{number}\""
-            ))
+            let ip = if host == "localhost" { "127.0.0.1" } else { "0.0.0.0" };
+            bad(format!("names are not looked up: write an IP address, such as \"{ip}:{number}\""))
         }
         Some((host, number)) if host.parse::<IpAddr>().is_ok() && !number.is_empty() => {
             bad("a port is 0 to 65535".to_owned())
@@ -84,7 +72,7 @@ fn parse_cidr(text: &str) -> Result<Cidr, Trouble> {
     };
     let Ok(network) = address.parse::<IpAddr>() else {
         return bad(
-            "write \"10.0.0.0/8\", a single address, \"loopback\" or \"private\"".to_owned(),
+            "write \"10.0.0.0/8\", a single address, \"loopback\" or \"private\"".to_owned()
         );
     };
     let bits = if network.is_ipv4() { 32 } else { 128 };
@@ -95,9 +83,7 @@ fn parse_cidr(text: &str) -> Result<Cidr, Trouble> {
     };
     let first = first_address(network, prefix);
     if first != network {
-        return bad(format!(
-            "its first address is meant: write \"{first}/{prefix}\""
-        ));
+        return bad(format!("its first address is meant: write \"{first}/{prefix}\""));
     }
     Ok(Cidr { network, prefix })
 }
@@ -122,10 +108,7 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
     let Some((scheme, rest)) = text.split_once(':') else {
         return bad(
             format!("\"{text}\" is not an upstream URL"),
-            format!(
-                "write \"http://{}:8000\"",
-                if text.is_empty() { "127.0.0.1" } else { text }
-            ),
+            format!("write \"http://{}:8000\"", if text.is_empty() { "127.0.0.1" } else { text }),
         );
     };
     match scheme.to_ascii_lowercase().as_str() {
@@ -138,10 +121,7 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
             ));
         }
         _ if !rest.starts_with("//") => {
-            return bad(
-                format!("\"{text}\" has no scheme"),
-                format!("write \"http://{text}\""),
-            );
+            return bad(format!("\"{text}\" has no scheme"), format!("write \"http://{text}\""));
         }
         _ => {
             return bad(
@@ -179,9 +159,7 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
 /// The error is the help.
 fn parse_authority(authority: &str) -> Result<Target, String> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
-        let (host, tail) = rest
-            .split_once(']')
-            .ok_or("a `]` is missing after the address")?;
+        let (host, tail) = rest.split_once(']').ok_or("a `]` is missing after the address")?;
         let is_v6 = matches!(host.parse(), Ok(IpAddr::V6(_)));
         if !is_v6 {
             return Err("between brackets stands an IPv6 address, such as [::1]".to_owned());
@@ -192,9 +170,7 @@ fn parse_authority(authority: &str) -> Result<Target, String> {
             None => return Err("after `]` comes nothing or a port: \"http://[::1]:8000\"".into()),
         }
     } else if authority.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(format!(
-            "an IPv6 address needs brackets: \"http://[{authority}]:8000\""
-        ));
+        return Err(format!("an IPv6 address needs brackets: \"http://[{authority}]:8000\""));
     } else {
         match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -213,10 +189,7 @@ fn parse_authority(authority: &str) -> Result<Target, String> {
     if !host.chars().all(is_host) {
         return Err("a host is a name or an IP address, such as app or 127.0.0.1".to_owned());
     }
-    Ok(Target {
-        host: host.to_owned(),
-        port,
-    })
+    Ok(Target { host: host.to_owned(), port })
 }
 
 #[cfg(test)]
@@ -233,10 +206,7 @@ mod tests {
             ("http://my_app.svc.local:65535", "my_app.svc.local", 65535),
         ];
         for (text, host, port) in cases {
-            let target = Target {
-                host: host.to_owned(),
-                port,
-            };
+            let target = Target { host: host.to_owned(), port };
             assert_eq!(parse_url(text), Ok(target), "{text}");
         }
     }

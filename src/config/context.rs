@@ -60,10 +60,8 @@ impl<'a> Context<'a> {
         self.diagnostics.retain(|diagnostic| {
             let place = diagnostic.place().filter(|place| place.is_in_file());
             let touched = place.is_some_and(|place| {
-                let (first, last) = (
-                    sources.position(place).line,
-                    sources.end_position(place).line,
-                );
+                let (first, last) =
+                    (sources.position(place).line, sources.end_position(place).line);
                 lines.iter().any(|line| (first..=last).contains(line))
             });
             diagnostic.code == Code::Syntax || !touched
@@ -87,11 +85,7 @@ impl<'a> Context<'a> {
     pub(super) fn take_overrides(&mut self, flags: &Overrides, sections: &[Section]) {
         for (flag, section, key, value) in flags.list() {
             let place = self.sources.add_flag(flag, value);
-            self.overrides.push(Override {
-                section,
-                key,
-                place,
-            });
+            self.overrides.push(Override { section, key, place });
         }
         let environment = self.environment;
         for (name, value) in environment {
@@ -109,11 +103,7 @@ impl<'a> Context<'a> {
             .collect::<Vec<_>>();
         if let Some(&(_, section, key)) = known.iter().find(|(known, ..)| known == name) {
             let place = self.sources.add_variable(name, value);
-            self.overrides.push(Override {
-                section,
-                key,
-                place,
-            });
+            self.overrides.push(Override { section, key, place });
             return;
         }
         if is_service_link(name, value) {
@@ -127,30 +117,19 @@ impl<'a> Context<'a> {
                      TIDEGATE_SERVER_LISTEN; rename or unset this one"
                 .to_owned(),
         };
-        self.report(
-            Code::UnknownVariable,
-            place,
-            format!("the variable `{name}` sets no key"),
-            "",
-        )
-        .help(help);
+        self.report(Code::UnknownVariable, place, format!("the variable `{name}` sets no key"), "")
+            .help(help);
     }
 
     /// Where a flag or variable sets the key, if one does.
     pub(super) fn override_of(&self, section: &str, key: &str) -> Option<Place> {
-        let found = self
-            .overrides
-            .iter()
-            .find(|o| o.section == section && o.key == key);
+        let found = self.overrides.iter().find(|o| o.section == section && o.key == key);
         found.map(|found| found.place)
     }
 
     /// Whether a flag or variable sets any key of the table, and where the first does.
     pub(super) fn any_override_of(&self, section: &str) -> Option<Place> {
-        self.overrides
-            .iter()
-            .find(|o| o.section == section)
-            .map(|found| found.place)
+        self.overrides.iter().find(|o| o.section == section).map(|found| found.place)
     }
 }
 
@@ -169,9 +148,7 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || (name.ends_with("_PORT") && value.contains("://"))
         || (name.contains("_PORT_")
             && protocols.iter().any(|protocol| {
-                suffixes
-                    .iter()
-                    .any(|suffix| name.ends_with(&format!("{protocol}{suffix}")))
+                suffixes.iter().any(|suffix| name.ends_with(&format!("{protocol}{suffix}")))
             }))
 }
 
@@ -194,10 +171,7 @@ pub(super) fn did_you_mean<'c>(
 
 /// `a, b and c`, each between `quote`s.
 pub(super) fn list_words<'w>(words: impl IntoIterator<Item = &'w str>, quote: &str) -> String {
-    let words: Vec<_> = words
-        .into_iter()
-        .map(|word| format!("{quote}{word}{quote}"))
-        .collect();
+    let words: Vec<_> = words.into_iter().map(|word| format!("{quote}{word}{quote}")).collect();
     match words.as_slice() {
         [] => String::new(),
         [only] => only.clone(),

@@ -156,12 +156,7 @@ pub struct Report {
 
 impl Diagnostic {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: clipped(message.into()),
-            labels: Vec::new(),
-            helps: Vec::new(),
-        }
+        Self { code, message: clipped(message.into()), labels: Vec::new(), helps: Vec::new() }
     }
 
     /// Its stable kind.
@@ -187,10 +182,7 @@ impl Diagnostic {
     /// Adds a caret. A place that nobody wrote has none.
     pub(super) fn at(&mut self, place: Place, text: impl Into<String>) -> &mut Self {
         if place.is_written() {
-            self.labels.push(Label {
-                place,
-                text: text.into(),
-            });
+            self.labels.push(Label { place, text: text.into() });
         }
         self
     }
@@ -223,10 +215,7 @@ impl Report {
             let place = diagnostic.place();
             (place.is_none(), place)
         });
-        Self {
-            sources,
-            diagnostics,
-        }
+        Self { sources, diagnostics }
     }
 
     /// The diagnostics, in the order of the file.
@@ -250,10 +239,7 @@ impl Report {
     }
 
     fn count(&self, level: Level) -> usize {
-        self.diagnostics
-            .iter()
-            .filter(|diagnostic| diagnostic.level() == level)
-            .count()
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.level() == level).count()
     }
 }
 
@@ -266,10 +252,11 @@ mod tests {
     #[test]
     fn code_names_are_distinct_kebab_case() {
         let mut names: Vec<_> = Code::ALL.iter().map(|code| code.name()).collect();
-        assert!(names.iter().all(|name| {
-            name.bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'-')
-        }));
+        assert!(
+            names
+                .iter()
+                .all(|name| { name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') })
+        );
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());

@@ -49,11 +49,7 @@ impl Loaded {
     /// [`effective`](Self::effective) as a TOML file that reads back as the same configuration.
     pub fn effective_toml(&self) -> String {
         let sections = self.effective();
-        sections
-            .iter()
-            .map(Section::to_toml)
-            .collect::<Vec<_>>()
-            .join("\n")
+        sections.iter().map(Section::to_toml).collect::<Vec<_>>().join("\n")
     }
 
     fn server(&self) -> Section {
@@ -68,36 +64,19 @@ impl Loaded {
             .key("listen", strings(&listen))
             .key("workers", server.workers.to_string())
             .key("max_connections", server.max_connections.to_string())
-            .key(
-                "header_timeout",
-                quoted(&format_duration(server.header_timeout)),
-            )
-            .key(
-                "idle_timeout",
-                quoted(&format_duration(server.idle_timeout)),
-            )
-            .key(
-                "max_header_bytes",
-                quoted(&format_size(server.max_header_bytes as u64)),
-            )
+            .key("header_timeout", quoted(&format_duration(server.header_timeout)))
+            .key("idle_timeout", quoted(&format_duration(server.idle_timeout)))
+            .key("max_header_bytes", quoted(&format_size(server.max_header_bytes as u64)))
             .key("drain_delay", quoted(&format_duration(server.drain_delay)))
-            .key(
-                "shutdown_grace",
-                quoted(&format_duration(server.shutdown_grace)),
-            )
+            .key("shutdown_grace", quoted(&format_duration(server.shutdown_grace)))
             .key("trusted_proxies", strings(&trusted))
-            .key(
-                "forwarded",
-                quoted(word_of(Forwarded::WORDS, &server.forwarded)),
-            )
+            .key("forwarded", quoted(word_of(Forwarded::WORDS, &server.forwarded)))
             .section
     }
 
     fn admin(&self) -> Section {
         let listen = quoted(&self.config.admin.listen.to_string());
-        Table::new(self, "admin", "[admin]")
-            .key("listen", listen)
-            .section
+        Table::new(self, "admin", "[admin]").key("listen", listen).section
     }
 
     fn log(&self) -> Section {
@@ -113,23 +92,14 @@ impl Loaded {
     pub fn effective_upstream(&self, index: usize) -> Section {
         let upstream = &self.config.upstreams[index];
         let alone = self.config.upstreams.len() == 1 && upstream.name == "default";
-        let header = if alone {
-            "[upstream]".to_owned()
-        } else {
-            format!("[upstreams.{}]", upstream.name)
-        };
+        let header =
+            if alone { "[upstream]".to_owned() } else { format!("[upstreams.{}]", upstream.name) };
         Table::new(self, &format!("upstream {}", upstream.name), &header)
             .key("url", quoted(&url(upstream)))
             .key("max_in_flight", upstream.max_in_flight.to_string())
             .key("max_connections", upstream.max_connections.to_string())
-            .key(
-                "connect_timeout",
-                quoted(&format_duration(upstream.connect_timeout)),
-            )
-            .key(
-                "idle_timeout",
-                quoted(&format_duration(upstream.idle_timeout)),
-            )
+            .key("connect_timeout", quoted(&format_duration(upstream.connect_timeout)))
+            .key("idle_timeout", quoted(&format_duration(upstream.idle_timeout)))
             .section
     }
 
@@ -142,10 +112,7 @@ impl Loaded {
             .key("name", quoted(&route.name))
             .key("match", conditions(&route.matches))
             .key("upstream", quoted(&upstream.name))
-            .key(
-                "admission",
-                quoted(word_of(AdmissionMode::WORDS, &route.admission)),
-            );
+            .key("admission", quoted(word_of(AdmissionMode::WORDS, &route.admission)));
         let table = match route.admission {
             AdmissionMode::Queue => queue_keys(table, route),
             AdmissionMode::Exempt => table,
@@ -155,10 +122,7 @@ impl Loaded {
         table
             .key("response_timeout", off_or(route.response_timeout))
             .key("idle_body_timeout", off_or(route.idle_body_timeout))
-            .key(
-                "on_client_abort",
-                quoted(word_of(ClientAbort::WORDS, &route.on_client_abort)),
-            )
+            .key("on_client_abort", quoted(word_of(ClientAbort::WORDS, &route.on_client_abort)))
             .reject(route)
             .section
     }
@@ -181,15 +145,8 @@ fn queue_keys<'a>(table: Table<'a>, route: &Route) -> Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(loaded: &'a Loaded, name: &str, header: &str) -> Self {
-        let section = Section {
-            header: header.to_owned(),
-            entries: Vec::new(),
-        };
-        Self {
-            loaded,
-            name: name.to_owned(),
-            section,
-        }
+        let section = Section { header: header.to_owned(), entries: Vec::new() };
+        Self { loaded, name: name.to_owned(), section }
     }
 
     fn key(mut self, key: &'static str, value: String) -> Self {
@@ -207,18 +164,11 @@ impl<'a> Table<'a> {
         };
         let entries = [
             ("reject.status", "status", route.reject.status.to_string()),
-            (
-                "reject.body",
-                "body",
-                quoted(word_of(RejectBody::WORDS, &route.reject.body)),
-            ),
+            ("reject.body", "body", quoted(word_of(RejectBody::WORDS, &route.reject.body))),
             ("reject.retry_after", "retry_after", quoted(&retry_after)),
         ];
         for (key, short, value) in entries {
-            let origin = self
-                .loaded
-                .origins
-                .of(&format!("{} reject", self.name), short);
+            let origin = self.loaded.origins.of(&format!("{} reject", self.name), short);
             self.section.entries.push(Entry { key, value, origin });
         }
         self
@@ -235,12 +185,7 @@ impl Section {
             .iter()
             .map(|entry| (format!("{} = {}", entry.key, entry.value), &entry.origin))
             .collect();
-        let width = lines
-            .iter()
-            .map(|(line, _)| line.chars().count())
-            .max()
-            .unwrap_or(0)
-            .min(60);
+        let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or(0).min(60);
         let mut out = format!("{}\n", self.header);
         for (line, origin) in lines {
             out.push_str(&format!("{line:width$}  # {origin}\n"));
@@ -268,13 +213,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn strings(list: &[String]) -> String {
-    format!(
-        "[{}]",
-        list.iter()
-            .map(|item| quoted(item))
-            .collect::<Vec<_>>()
-            .join(", ")
-    )
+    format!("[{}]", list.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "))
 }
 
 fn conditions(matches: &Match) -> String {

@@ -62,11 +62,7 @@ pub(super) fn expand<'v>(
         }
     }
     out.push_str(&text[at..]);
-    if errors.is_empty() {
-        Ok(Expanded { text: out, whole })
-    } else {
-        Err(errors)
-    }
+    if errors.is_empty() { Ok(Expanded { text: out, whole }) } else { Err(errors) }
 }
 
 fn replacement<'t>(
@@ -79,11 +75,7 @@ fn replacement<'t>(
         None => (inner, None),
     };
     let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    if !starts_well
-        || !name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-    {
+    if !starts_well || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         return Err(ExpandError::BadName(span));
     }
     match (lookup(name), default) {

@@ -170,9 +170,7 @@ impl Value for SocketAddr {
             Shape::Integer(Some(port)) if (0..=65_535).contains(port) => {
                 node.wrong_type::<()>("an IP address with a port", cx);
                 let last = cx.diagnostics.last_mut()?;
-                last.help(format!(
-                    "write \"0.0.0.0:{port}\" for all addresses of the machine"
-                ));
+                last.help(format!("write \"0.0.0.0:{port}\" for all addresses of the machine"));
                 None
             }
             _ => read_text(node, "an IP address with a port", cx, address::parse_listen),
@@ -186,12 +184,7 @@ impl Value for SocketAddr {
 
 impl Value for Target {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        read_text(
-            node,
-            "a URL such as \"http://127.0.0.1:8000\"",
-            cx,
-            address::parse_url,
-        )
+        read_text(node, "a URL such as \"http://127.0.0.1:8000\"", cx, address::parse_url)
     }
 
     fn schema() -> Json {
@@ -201,12 +194,9 @@ impl Value for Target {
 
 impl Value for Trusted {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        read_text(
-            node,
-            "an address range such as \"10.0.0.0/8\"",
-            cx,
-            |text| address::parse_cidrs(text).map(Self),
-        )
+        read_text(node, "an address range such as \"10.0.0.0/8\"", cx, |text| {
+            address::parse_cidrs(text).map(Self)
+        })
     }
 
     fn schema() -> Json {

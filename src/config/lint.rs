@@ -46,19 +46,11 @@ fn listeners(draft: &Draft, cx: &mut Context<'_>) {
     }
     let listen = &server.value().0;
     if listen.is_empty() {
-        cx.report(
-            Code::OutOfRange,
-            server.place(),
-            "`listen` is empty",
-            "no address",
-        )
-        .help("give at least one address: listen = [\"0.0.0.0:8080\"]");
+        cx.report(Code::OutOfRange, server.place(), "`listen` is empty", "no address")
+            .help("give at least one address: listen = [\"0.0.0.0:8080\"]");
     }
     for (index, At { value, place }) in listen.iter().enumerate() {
-        if let Some(first) = listen[..index]
-            .iter()
-            .find(|other| conflict(other.value, *value))
-        {
+        if let Some(first) = listen[..index].iter().find(|other| conflict(other.value, *value)) {
             cx.report(
                 Code::AddressConflict,
                 *place,
@@ -184,10 +176,7 @@ fn meaningless_keys(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
                 cx.report(
                     Code::MeaninglessKey,
                     place,
-                    format!(
-                        "`{key}` has no meaning on the exempt route `{}`",
-                        model.name
-                    ),
+                    format!("`{key}` has no meaning on the exempt route `{}`", model.name),
                     "never queued, at most 32 at once",
                 )
                 .help("remove it, or remove admission = \"exempt\"");
@@ -206,10 +195,7 @@ fn meaningless_keys(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
         cx.report(
             Code::MeaninglessKey,
             raw.reserved.place(),
-            format!(
-                "`reserved` has no meaning on the stream route `{}`",
-                model.name
-            ),
+            format!("`reserved` has no meaning on the stream route `{}`", model.name),
             "streams do not use the budget",
         )
         .help("remove it: `max_in_flight` already is for this route alone");
@@ -279,11 +265,7 @@ mod tests {
         );
         match config::parse("t", &text, &[], &Overrides::default()) {
             Ok(_) => Vec::new(),
-            Err(report) => report
-                .diagnostics()
-                .iter()
-                .map(|d| d.code().name())
-                .collect(),
+            Err(report) => report.diagnostics().iter().map(|d| d.code().name()).collect(),
         }
     }
 
@@ -296,10 +278,7 @@ mod tests {
         assert!(!conflict("0.0.0.0:80", "0.0.0.0:81"));
         assert!(!conflict("127.0.0.1:80", "127.0.0.2:80"));
         assert!(!conflict("0.0.0.0:80", "[::]:80"));
-        assert!(
-            !conflict("0.0.0.0:0", "0.0.0.0:0"),
-            "the system chooses two ports"
-        );
+        assert!(!conflict("0.0.0.0:0", "0.0.0.0:0"), "the system chooses two ports");
     }
 
     #[test]

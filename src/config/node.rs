@@ -64,14 +64,7 @@ impl<'a> Node<'a> {
 
     /// A value from outside the file, which takes the type of its key.
     pub(super) fn loose(key: &'a str, text: &'a str, place: Place) -> Self {
-        Self {
-            key,
-            place,
-            shape: Shape::Text {
-                text: Cow::Borrowed(text),
-                loose: true,
-            },
-        }
+        Self { key, place, shape: Shape::Text { text: Cow::Borrowed(text), loose: true } }
     }
 
     /// `integer 500`, for "expected ..., found integer 500".
@@ -104,10 +97,7 @@ impl<'a> Node<'a> {
 
 /// At most sixty characters of one line: a value may be a page long.
 pub(super) fn clipped(text: &str) -> Cow<'_, str> {
-    let cut = text
-        .char_indices()
-        .enumerate()
-        .find(|(count, (_, c))| *count == 60 || *c == '\n');
+    let cut = text.char_indices().enumerate().find(|(count, (_, c))| *count == 60 || *c == '\n');
     match cut {
         Some((_, (at, _))) => Cow::Owned(format!("{}...", &text[..at])),
         None => Cow::Borrowed(text),
@@ -116,17 +106,11 @@ pub(super) fn clipped(text: &str) -> Cow<'_, str> {
 
 fn expanded<'a>(text: &'a str, place: Place, cx: &mut Context<'_>) -> Shape<'a> {
     if !text.contains('$') {
-        return Shape::Text {
-            text: Cow::Borrowed(text),
-            loose: false,
-        };
+        return Shape::Text { text: Cow::Borrowed(text), loose: false };
     }
     let errors = match expand::expand(text, |name| cx.variable(name)) {
         Ok(expanded) => {
-            return Shape::Text {
-                text: Cow::Owned(expanded.text),
-                loose: expanded.whole,
-            };
+            return Shape::Text { text: Cow::Owned(expanded.text), loose: expanded.whole };
         }
         Err(errors) => errors,
     };
@@ -153,12 +137,7 @@ fn report_expansion(error: &ExpandError, place: Place, cx: &mut Context<'_>) {
             )
             .help(format!("set it, or give a default: \"${{{name}:-value}}\"")),
         ExpandError::Unterminated(_) => cx
-            .report(
-                Code::BadExpansion,
-                place,
-                "`${` without a closing `}`",
-                "begins here",
-            )
+            .report(Code::BadExpansion, place, "`${` without a closing `}`", "begins here")
             .help("write \"${NAME}\", or \"$${\" if the text itself holds `${`"),
         ExpandError::BadName(_) => cx
             .report(

@@ -30,28 +30,16 @@ fn takers_of(draft: &Draft, index: usize) -> Vec<usize> {
     }
     let rivals: Vec<usize> = (0..routes.len())
         .filter(|&rival| sound(rival) && routes[rival].name != routes[index].name)
-        .filter(|&rival| {
-            precedes(
-                (rival, &routes[rival].matches),
-                (index, &routes[index].matches),
-            )
-        })
+        .filter(|&rival| precedes((rival, &routes[rival].matches), (index, &routes[index].matches)))
         .collect();
-    takers(&routes[index].matches, &rivals, |rival| {
-        &routes[rival].matches
-    })
-    .unwrap_or_default()
+    takers(&routes[index].matches, &rivals, |rival| &routes[rival].matches).unwrap_or_default()
 }
 
 fn unreachable(draft: &Draft, index: usize, takers: &[usize], cx: &mut Context<'_>) {
     let routes = &draft.config.routes;
     let names = list_words(takers.iter().map(|&taker| routes[taker].name.as_str()), "`");
     let matches = &draft.routes[index].raw.matches;
-    let place = if matches.is_written() {
-        matches.place()
-    } else {
-        draft.routes[index].place
-    };
+    let place = if matches.is_written() { matches.place() } else { draft.routes[index].place };
     let message = format!(
         "the route `{}` can never match: every request that it would take goes to {names}",
         routes[index].name
@@ -75,12 +63,7 @@ fn catch_all(draft: &Draft, taker: usize, cx: &mut Context<'_>) {
         return;
     }
     let message = format!("the route `{name}` takes every request that no other route takes");
-    let diagnostic = cx.report(
-        Code::CatchAllRoute,
-        route.place,
-        message,
-        "takes everything",
-    );
+    let diagnostic = cx.report(Code::CatchAllRoute, route.place, message, "takes everything");
     if let Some(place) = default {
         diagnostic.at(place, "nothing is left for this one");
     }
@@ -125,11 +108,7 @@ fn takers<'m>(
 
 /// Each of the list, or one that stands for any.
 fn any_of(list: &[String]) -> Vec<Option<&str>> {
-    if list.is_empty() {
-        vec![None]
-    } else {
-        list.iter().map(|item| Some(item.as_str())).collect()
-    }
+    if list.is_empty() { vec![None] } else { list.iter().map(|item| Some(item.as_str())).collect() }
 }
 
 fn takes_method(rival: &Match, method: Option<&str>) -> bool {
@@ -139,10 +118,7 @@ fn takes_method(rival: &Match, method: Option<&str>) -> bool {
 
 fn takes_host(rival: &Match, host: Option<&str>) -> bool {
     let takes = |pattern: &str, host: &str| {
-        pattern == host
-            || pattern
-                .strip_prefix('*')
-                .is_some_and(|suffix| host.ends_with(suffix))
+        pattern == host || pattern.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix))
     };
     rival.hosts.is_empty()
         || host.is_some_and(|host| rival.hosts.iter().any(|pattern| takes(pattern, host)))
@@ -154,12 +130,7 @@ mod tests {
 
     fn matches(methods: &[&str], hosts: &[&str]) -> Match {
         let owned = |list: &[&str]| list.iter().map(|&item| item.to_owned()).collect();
-        Match {
-            path: "/a".to_owned(),
-            exact: false,
-            methods: owned(methods),
-            hosts: owned(hosts),
-        }
+        Match { path: "/a".to_owned(), exact: false, methods: owned(methods), hosts: owned(hosts) }
     }
 
     fn hidden(routes: &[Match]) -> bool {
@@ -173,20 +144,11 @@ mod tests {
     #[test]
     fn a_route_is_hidden_by_wider_ones_before_it() {
         assert!(hidden(&[matches(&[], &[]), matches(&[], &[])]));
-        assert!(hidden(&[
-            matches(&["GET", "POST"], &[]),
-            matches(&["GET"], &[])
-        ]));
-        assert!(hidden(&[
-            matches(&[], &["*.a.b"]),
-            matches(&[], &["x.a.b"])
-        ]));
+        assert!(hidden(&[matches(&["GET", "POST"], &[]), matches(&["GET"], &[])]));
+        assert!(hidden(&[matches(&[], &["*.a.b"]), matches(&[], &["x.a.b"])]));
         assert!(hidden(&[matches(&[], &["*.b"]), matches(&[], &["*.a.b"])]));
-        let both = [
-            matches(&["GET"], &[]),
-            matches(&["POST"], &[]),
-            matches(&["GET", "POST"], &[]),
-        ];
+        let both =
+            [matches(&["GET"], &[]), matches(&["POST"], &[]), matches(&["GET", "POST"], &[])];
         assert!(hidden(&both), "together they take all of it");
     }
 
@@ -194,10 +156,7 @@ mod tests {
     fn more_conditions_are_asked_first() {
         assert!(!hidden(&[matches(&[], &[]), matches(&["GET"], &[])]));
         assert!(!hidden(&[matches(&["GET"], &[]), matches(&[], &[])]));
-        assert!(!hidden(&[
-            matches(&["GET"], &[]),
-            matches(&["GET"], &["a"])
-        ]));
+        assert!(!hidden(&[matches(&["GET"], &[]), matches(&["GET"], &["a"])]));
         assert!(!hidden(&[matches(&[], &["a.b"]), matches(&[], &["*.b"])]));
         assert!(!hidden(&[matches(&["GET"], &[]), matches(&[], &["a"])]));
     }

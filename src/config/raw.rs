@@ -291,9 +291,7 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
             "prefix" => "path",
             name => name,
         };
-        return Some(format!(
-            "conditions stand in `match`: match = {{ {key} = ... }}"
-        ));
+        return Some(format!("conditions stand in `match`: match = {{ {key} = ... }}"));
     }
     let ours = match name {
         "concurrency" | "limit" | "max_concurrency" | "max_concurrent_requests" | "slots" => {
@@ -311,10 +309,6 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
         return Some(format!("here it is called `{ours}`"));
     }
     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&ours))?.0;
-    let also = if home == "defaults" {
-        " or a `[[route]]`"
-    } else {
-        ""
-    };
+    let also = if home == "defaults" { " or a `[[route]]`" } else { "" };
     Some(format!("`{ours}` belongs in `[{home}]`{also}"))
 }

@@ -34,11 +34,7 @@ impl Report {
     }
 
     fn human(&self, color: bool) -> String {
-        let renderer = if color {
-            Renderer::styled()
-        } else {
-            Renderer::plain()
-        };
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.decor_style(DecorStyle::Ascii).term_width(100);
         let mut out = String::new();
         for diagnostic in &self.diagnostics {
@@ -57,9 +53,7 @@ impl Report {
             Level::Error => Severity::ERROR,
             Level::Warning => Severity::WARNING,
         };
-        let title = severity
-            .primary_title(&*diagnostic.message)
-            .id(diagnostic.code.name());
+        let title = severity.primary_title(&*diagnostic.message).id(diagnostic.code.name());
         let mut group = Group::with_title(title);
         if diagnostic.labels.is_empty() {
             group = group.element(Origin::path(self.sources.file_name()));
@@ -72,11 +66,7 @@ impl Report {
             while let Some(label) = diagnostic.labels.get(at)
                 && std::ptr::eq(self.sources.text(label.place), text)
             {
-                let kind = if at == 0 {
-                    AnnotationKind::Primary
-                } else {
-                    AnnotationKind::Context
-                };
+                let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
                 let annotation = kind.span(label.place.span());
                 snippet = snippet.annotation(if label.text.is_empty() {
                     annotation
@@ -87,12 +77,7 @@ impl Report {
             }
             group = group.element(snippet);
         }
-        group.elements(
-            diagnostic
-                .helps
-                .iter()
-                .map(|help| Severity::HELP.message(&**help)),
-        )
+        group.elements(diagnostic.helps.iter().map(|help| Severity::HELP.message(&**help)))
     }
 
     fn summary(&self) -> String {
@@ -101,22 +86,15 @@ impl Report {
             1 => Some(format!("1 {noun}")),
             _ => Some(format!("{number} {noun}s")),
         };
-        let parts: Vec<_> = [
-            count(self.errors(), "error"),
-            count(self.warnings(), "warning"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let parts: Vec<_> = [count(self.errors(), "error"), count(self.warnings(), "warning")]
+            .into_iter()
+            .flatten()
+            .collect();
         format!("{}: {}", self.sources.file_name(), parts.join(", "))
     }
 
     fn json(&self) -> String {
-        let entries: Vec<_> = self
-            .diagnostics
-            .iter()
-            .map(|d| self.json_entry(d))
-            .collect();
+        let entries: Vec<_> = self.diagnostics.iter().map(|d| self.json_entry(d)).collect();
         let mut out = serde_json::to_string_pretty(&entries).unwrap_or_default();
         out.push('\n');
         out
@@ -155,10 +133,7 @@ impl Report {
     }
 
     fn github(&self) -> String {
-        self.diagnostics
-            .iter()
-            .map(|diagnostic| self.github_line(diagnostic))
-            .collect()
+        self.diagnostics.iter().map(|diagnostic| self.github_line(diagnostic)).collect()
     }
 
     fn github_line(&self, diagnostic: &Diagnostic) -> String {
@@ -192,9 +167,7 @@ impl Report {
 
 /// What a workflow command needs escaped in its message.
 fn escape_data(text: &str) -> String {
-    text.replace('%', "%25")
-        .replace('\r', "%0D")
-        .replace('\n', "%0A")
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
 }
 
 /// What it needs escaped in a property.
@@ -228,9 +201,7 @@ mod tests {
     fn report() -> Report {
         let sources = Sources::new("a,b.toml", "x = 1\ny = 22\n");
         let mut diagnostic = Diagnostic::new(Code::OutOfRange, "100% wrong");
-        diagnostic
-            .at(Place::in_file(10..12), "here")
-            .help("write 1");
+        diagnostic.at(Place::in_file(10..12), "here").help("write 1");
         Report::new(sources, vec![diagnostic])
     }
 

@@ -54,16 +54,9 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
     note("admin", root.admin.places());
     note("log", root.log.places());
     for upstream in &root.upstreams {
-        note(
-            &format!("upstream {}", upstream.name),
-            upstream.table.places(),
-        );
+        note(&format!("upstream {}", upstream.name), upstream.table.places());
     }
-    let upstreams = root
-        .upstreams
-        .iter()
-        .map(|named| upstream(named, cx))
-        .collect::<Vec<_>>();
+    let upstreams = root.upstreams.iter().map(|named| upstream(named, cx)).collect::<Vec<_>>();
     if upstreams.is_empty() && !root.upstreams_bad {
         cx.diagnostics.push(no_upstream());
     }
@@ -77,9 +70,7 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
     }
     let config = Config {
         server: server(&root.server),
-        admin: Admin {
-            listen: *root.admin.listen.value(),
-        },
+        admin: Admin { listen: *root.admin.listen.value() },
         log: Log {
             level: *root.log.level.value(),
             format: *root.log.format.value(),
@@ -88,20 +79,8 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
         upstreams,
         routes: models,
     };
-    let Root {
-        server,
-        admin,
-        upstreams,
-        ..
-    } = root;
-    Draft {
-        config,
-        server,
-        admin,
-        upstreams,
-        routes,
-        places,
-    }
+    let Root { server, admin, upstreams, .. } = root;
+    Draft { config, server, admin, upstreams, routes, places }
 }
 
 fn no_upstream() -> Diagnostic {
@@ -120,28 +99,15 @@ fn server(raw: &raw::Server) -> Server {
     let Int(max_connections) = *raw.max_connections.value();
     let List(trusted) = raw.trusted_proxies.value();
     Server {
-        listen: raw
-            .listen
-            .value()
-            .0
-            .iter()
-            .map(|At { value, .. }| *value)
-            .collect(),
-        workers: raw
-            .workers
-            .value()
-            .0
-            .map_or_else(available_workers, |count| count as usize),
+        listen: raw.listen.value().0.iter().map(|At { value, .. }| *value).collect(),
+        workers: raw.workers.value().0.map_or_else(available_workers, |count| count as usize),
         max_connections,
         header_timeout,
         idle_timeout,
         max_header_bytes: max_header_bytes as usize,
         drain_delay,
         shutdown_grace,
-        trusted_proxies: trusted
-            .iter()
-            .flat_map(|entry| entry.value.0.iter().copied())
-            .collect(),
+        trusted_proxies: trusted.iter().flat_map(|entry| entry.value.0.iter().copied()).collect(),
         forwarded: *raw.forwarded.value(),
     }
 }
@@ -167,19 +133,10 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
     }
     if !table.max_in_flight.is_written() {
         let message = format!("`max_in_flight` is not set: {ASSUMED_SLOTS} is assumed");
-        let how = if place.is_in_file() {
-            "set it"
-        } else {
-            "set it with --max-in-flight"
-        };
+        let how = if place.is_in_file() { "set it" } else { "set it with --max-in-flight" };
         let help = "to the number of requests that the application works on in parallel";
-        cx.report(
-            Code::SlotsAssumed,
-            *place,
-            message,
-            "`max_in_flight` is missing",
-        )
-        .help(format!("{how} {help}"));
+        cx.report(Code::SlotsAssumed, *place, message, "`max_in_flight` is missing")
+            .help(format!("{how} {help}"));
     }
     let Int(max_connections) = *table.max_connections.value();
     let Time(connect_timeout) = *table.connect_timeout.value();
@@ -192,10 +149,7 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         name: name.clone(),
         host,
         port,
-        max_in_flight: table
-            .max_in_flight
-            .get()
-            .map_or(ASSUMED_SLOTS, |Slots(slots)| *slots),
+        max_in_flight: table.max_in_flight.get().map_or(ASSUMED_SLOTS, |Slots(slots)| *slots),
         max_connections,
         connect_timeout,
         idle_timeout,
@@ -204,6 +158,5 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
 
 /// Reports what a pure check found.
 fn report(trouble: Trouble, place: Place, cx: &mut Context<'_>) {
-    cx.report(trouble.code, place, trouble.message, "")
-        .help(trouble.help);
+    cx.report(trouble.code, place, trouble.message, "").help(trouble.help);
 }

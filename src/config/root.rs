@@ -36,16 +36,8 @@ pub(super) struct Named<T> {
 }
 
 /// The tables at the top, in the order of the documentation.
-const TABLES: &[&str] = &[
-    "server",
-    "admin",
-    "log",
-    "upstream",
-    "upstreams",
-    "reject",
-    "defaults",
-    "route",
-];
+const TABLES: &[&str] =
+    &["server", "admin", "log", "upstream", "upstreams", "reject", "defaults", "route"];
 
 /// Reads every table. What is wrong has been reported.
 pub(super) fn read(file: &DeTable<'_>, cx: &mut Context<'_>) -> Root {
@@ -93,10 +85,7 @@ fn check_tables(file: &DeTable<'_>, cx: &mut Context<'_>) {
             _ => match did_you_mean(name, TABLES.iter().copied()) {
                 Some(similar) => format!("did you mean `{similar}`?"),
                 None => raw::hint_for(name, "the file", &[]).unwrap_or_else(|| {
-                    format!(
-                        "known tables are {}",
-                        list_words(TABLES.iter().copied(), "`")
-                    )
+                    format!("known tables are {}", list_words(TABLES.iter().copied(), "`"))
                 }),
             },
         };
@@ -122,24 +111,12 @@ fn section<T: Table>(
         Some((DeValue::Table(table), _)) => Some(table),
         Some((_, span)) => {
             let message = format!("`{name}` is a table: its keys stand below `{title}`");
-            cx.report(
-                Code::WrongType,
-                Place::in_file(span),
-                message,
-                "expected a table",
-            );
+            cx.report(Code::WrongType, Place::in_file(span), message, "expected a table");
             None
         }
         None => None,
     };
-    T::read_entries(
-        &Entries {
-            table,
-            section: name,
-            title,
-        },
-        cx,
-    )
+    T::read_entries(&Entries { table, section: name, title }, cx)
 }
 
 /// Reads `[upstream]`, and says where it was written.
@@ -171,11 +148,7 @@ fn read_upstream(
         *bad |= !value.get_ref().is_table();
     }
     let table = section(file, "upstream", "[upstream]", cx);
-    upstreams.push(Named {
-        name: "default".to_owned(),
-        place,
-        table,
-    });
+    upstreams.push(Named { name: "default".to_owned(), place, table });
     Some(place)
 }
 
@@ -220,17 +193,9 @@ fn read_upstreams(
             }
             continue;
         };
-        let entries = Entries {
-            table: Some(table),
-            section: "",
-            title: &title,
-        };
+        let entries = Entries { table: Some(table), section: "", title: &title };
         let table = Upstream::read_entries(&entries, cx);
-        upstreams.push(Named {
-            name: name.to_owned(),
-            place,
-            table,
-        });
+        upstreams.push(Named { name: name.to_owned(), place, table });
     }
 }
 
@@ -253,17 +218,9 @@ fn read_routes(file: &DeTable<'_>, cx: &mut Context<'_>) -> Vec<Named<Route>> {
         let place = Place::in_file(value.span());
         match value.get_ref() {
             DeValue::Table(table) => {
-                let entries = Entries {
-                    table: Some(table),
-                    section: "",
-                    title: "a route",
-                };
+                let entries = Entries { table: Some(table), section: "", title: "a route" };
                 let table = Route::read_entries(&entries, cx);
-                routes.push(Named {
-                    name: String::new(),
-                    place,
-                    table,
-                });
+                routes.push(Named { name: String::new(), place, table });
             }
             _ => {
                 Node::of_file("route", value, cx).wrong_type::<()>("a table", cx);

@@ -71,24 +71,12 @@ pub(super) struct Position {
 
 impl Place {
     /// Not written anywhere, and other than the documented default, since other values ask for it.
-    pub(super) const RAISED: Self = Self {
-        source: DEFAULTS,
-        start: 1,
-        end: 1,
-    };
+    pub(super) const RAISED: Self = Self { source: DEFAULTS, start: 1, end: 1 };
     /// Not written anywhere.
-    pub(super) const DEFAULT: Self = Self {
-        source: DEFAULTS,
-        start: 0,
-        end: 0,
-    };
+    pub(super) const DEFAULT: Self = Self { source: DEFAULTS, start: 0, end: 0 };
 
     pub(super) fn in_file(span: Range<usize>) -> Self {
-        Self {
-            source: FILE,
-            start: span.start,
-            end: span.end,
-        }
+        Self { source: FILE, start: span.start, end: span.end }
     }
 
     /// Whether somebody wrote it, as opposed to a built-in default.
@@ -107,11 +95,7 @@ impl Place {
     /// `span` counted from the beginning of this place.
     pub(super) fn within(self, span: Range<usize>) -> Self {
         let end = (self.start + span.end).min(self.end);
-        Self {
-            start: (self.start + span.start).min(end),
-            end,
-            ..self
-        }
+        Self { start: (self.start + span.start).min(end), end, ..self }
     }
 }
 
@@ -124,19 +108,11 @@ impl Sources {
             name: name.to_owned(),
             text: text.to_owned(),
         };
-        Self(vec![
-            source(Kind::Default, "built-in default", ""),
-            source(Kind::File, name, text),
-        ])
+        Self(vec![source(Kind::Default, "built-in default", ""), source(Kind::File, name, text)])
     }
 
     pub(super) fn add_variable(&mut self, name: &str, value: &str) -> Place {
-        self.add(
-            Kind::Variable,
-            name,
-            format!("{name}={value}"),
-            name.len() + 1,
-        )
+        self.add(Kind::Variable, name, format!("{name}={value}"), name.len() + 1)
     }
 
     pub(super) fn add_flag(&mut self, flag: &str, value: &str) -> Place {
@@ -144,16 +120,8 @@ impl Sources {
     }
 
     fn add(&mut self, kind: Kind, name: &str, text: String, start: usize) -> Place {
-        let place = Place {
-            source: self.0.len(),
-            start,
-            end: text.len(),
-        };
-        self.0.push(Source {
-            kind,
-            name: name.to_owned(),
-            text,
-        });
+        let place = Place { source: self.0.len(), start, end: text.len() };
+        self.0.push(Source { kind, name: name.to_owned(), text });
         place
     }
 
@@ -197,11 +165,7 @@ impl Sources {
             Kind::Flag => Origin::Flag(source.name.clone()),
             Kind::File => {
                 let Position { line, column } = self.position(place);
-                Origin::File {
-                    name: source.name.clone(),
-                    line,
-                    column,
-                }
+                Origin::File { name: source.name.clone(), line, column }
             }
         }
     }
@@ -209,15 +173,9 @@ impl Sources {
 
 fn position(text: &str, offset: usize) -> Position {
     let before = &text.as_bytes()[..offset.min(text.len())];
-    let line_start = before
-        .iter()
-        .rposition(|&byte| byte == b'\n')
-        .map_or(0, |at| at + 1);
+    let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
     let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-    let column = String::from_utf8_lossy(&before[line_start..])
-        .chars()
-        .count()
-        + 1;
+    let column = String::from_utf8_lossy(&before[line_start..]).chars().count() + 1;
     Position { line, column }
 }
 

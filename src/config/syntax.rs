@@ -52,20 +52,14 @@ fn unclosed(error: &toml::de::Error, place: Place, text: &str, cx: &mut Context<
     let Some(at) = open_bracket(text, place.span().start) else {
         return false;
     };
-    let (what, close) = if text[at..].starts_with('[') {
-        ("list", ']')
-    } else {
-        ("table", '}')
-    };
+    let (what, close) = if text[at..].starts_with('[') { ("list", ']') } else { ("table", '}') };
     cx.report(
         Code::Syntax,
         Place::in_file(at..at + 1),
         format!("this {what} is not closed, and swallows the lines below"),
         "opened here",
     )
-    .help(format!(
-        "end it with `{close}`, and put commas between its parts"
-    ));
+    .help(format!("end it with `{close}`, and put commas between its parts"));
     true
 }
 

@@ -62,11 +62,7 @@ pub(super) struct Entries<'a> {
 // === impl Field ===
 
 impl<T> Field<T> {
-    pub(super) const ABSENT: Self = Self {
-        value: None,
-        place: Place::DEFAULT,
-        bad: false,
-    };
+    pub(super) const ABSENT: Self = Self { value: None, place: Place::DEFAULT, bad: false };
 
     /// The value: what was written, or else the default. None where neither exists.
     pub(super) fn get(&self) -> Option<&T> {
@@ -75,9 +71,7 @@ impl<T> Field<T> {
 
     /// The value of a key that has a built-in default.
     pub(super) fn value(&self) -> &T {
-        self.value
-            .as_ref()
-            .expect("a key with a default always has a value")
+        self.value.as_ref().expect("a key with a default always has a value")
     }
 
     /// A value was written and is wrong: checks that build on it would only add noise.
@@ -109,10 +103,7 @@ impl<T: Clone> Field<T> {
 impl<T> Field<T> {
     /// The same place with a value that was completed.
     pub(super) fn with(&self, value: T) -> Self {
-        Self {
-            value: Some(value),
-            ..*self
-        }
+        Self { value: Some(value), ..*self }
     }
 }
 
@@ -173,20 +164,14 @@ impl<'a> Entries<'a> {
                 None => format!("known keys are {}", list_words(keys.iter().copied(), "`")),
             },
         };
-        cx.report(Code::UnknownKey, place, message, "unknown key")
-            .help(help);
+        cx.report(Code::UnknownKey, place, message, "unknown key").help(help);
     }
 }
 
 /// Reports a key which a later version brings to life.
 pub(super) fn later_key(name: &str, purpose: &str, place: Place, cx: &mut Context<'_>) {
-    cx.report(
-        Code::NotYetSupported,
-        place,
-        format!("`{name}` is not supported yet"),
-        purpose,
-    )
-    .help("remove it: this version would not act on it");
+    cx.report(Code::NotYetSupported, place, format!("`{name}` is not supported yet"), purpose)
+        .help("remove it: this version would not act on it");
 }
 
 /// Reports a value which a later version brings to life.
@@ -197,13 +182,8 @@ pub(super) fn later_value<T>(
     cx: &mut Context<'_>,
 ) -> Option<T> {
     let message = format!("`{} = {value}` is not supported yet", node.key);
-    cx.report(
-        Code::NotYetSupported,
-        node.place,
-        message,
-        "a later version will accept this",
-    )
-    .help(format!("write {instead}"));
+    cx.report(Code::NotYetSupported, node.place, message, "a later version will accept this")
+        .help(format!("write {instead}"));
     None
 }
 
@@ -212,11 +192,7 @@ pub(super) fn read_nested<T: Table>(node: &Node<'_>, cx: &mut Context<'_>) -> Op
     match &node.shape {
         Shape::Table(table) => {
             let title = format!("`{}`", node.key);
-            let entries = Entries {
-                table: Some(table),
-                section: "",
-                title: &title,
-            };
+            let entries = Entries { table: Some(table), section: "", title: &title };
             Some(T::read_entries(&entries, cx))
         }
         _ => {
@@ -241,10 +217,7 @@ pub(super) struct TableSchema {
 
 impl TableSchema {
     pub(super) fn new(docs: &[&str]) -> Self {
-        Self {
-            description: prose(docs),
-            properties: serde_json::Map::new(),
-        }
+        Self { description: prose(docs), properties: serde_json::Map::new() }
     }
 
     pub(super) fn key<T: Value>(&mut self, key: &str, docs: &[&str], default: Option<&str>) {
@@ -274,12 +247,7 @@ impl TableSchema {
 
 /// Documentation lines as one paragraph.
 fn prose(docs: &[&str]) -> String {
-    docs.iter()
-        .map(|line| line.trim())
-        .collect::<Vec<_>>()
-        .join(" ")
-        .trim()
-        .to_owned()
+    docs.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ").trim().to_owned()
 }
 
 /// The key's name: its own, or the field's.

@@ -53,9 +53,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         total = total.checked_add(nanos).ok_or(UnitError::TooLarge)?;
         (rest, last, first) = (tail, rank, false);
     }
-    u64::try_from(total)
-        .map(Duration::from_nanos)
-        .map_err(|_| UnitError::TooLarge)
+    u64::try_from(total).map(Duration::from_nanos).map_err(|_| UnitError::TooLarge)
 }
 
 /// `32KiB`, `1.5MiB`, `64KB`, `512B`.
@@ -71,41 +69,27 @@ fn quantity<'t>(
     text: &'t str,
     units: &[(&str, u128)],
 ) -> Result<(u128, usize, &'t str), UnitError> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, tail) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     if whole.is_empty() || fraction.is_empty() || fraction.contains('.') {
         return Err(UnitError::Malformed);
     }
-    let end = tail
-        .find(|c: char| !c.is_alphabetic())
-        .unwrap_or(tail.len());
+    let end = tail.find(|c: char| !c.is_alphabetic()).unwrap_or(tail.len());
     let (unit, rest) = tail.split_at(end);
     if unit.is_empty() {
-        return Err(if tail.is_empty() {
-            UnitError::NoUnit
-        } else {
-            UnitError::Malformed
-        });
+        return Err(if tail.is_empty() { UnitError::NoUnit } else { UnitError::Malformed });
     }
     let rank = units
         .iter()
         .position(|(name, _)| *name == unit)
         .ok_or_else(|| UnitError::UnknownUnit(unit.to_owned()))?;
     let scale = units[rank].1;
-    let digits = |text: &str| {
-        text.parse::<u64>()
-            .map(u128::from)
-            .map_err(|_| UnitError::TooLarge)
-    };
+    let digits = |text: &str| text.parse::<u64>().map(u128::from).map_err(|_| UnitError::TooLarge);
     // Nine digits of a fraction are finer than any unit here.
     let fraction = &fraction[..fraction.len().min(9)];
     let part = digits(fraction)? * scale / 10_u128.pow(fraction.len() as u32);
-    let amount = digits(whole)?
-        .checked_mul(scale)
-        .and_then(|amount| amount.checked_add(part));
+    let amount = digits(whole)?.checked_mul(scale).and_then(|amount| amount.checked_add(part));
     Ok((amount.ok_or(UnitError::TooLarge)?, rank, rest))
 }
 
@@ -115,9 +99,7 @@ pub(crate) fn format_duration(duration: Duration) -> String {
     if nanos == 0 {
         return "0s".to_owned();
     }
-    let unit = TIME[1..]
-        .iter()
-        .find(|(_, scale)| nanos.is_multiple_of(*scale));
+    let unit = TIME[1..].iter().find(|(_, scale)| nanos.is_multiple_of(*scale));
     let (name, scale) = unit.unwrap_or(&TIME[TIME.len() - 1]);
     format!("{}{name}", nanos / scale)
 }
@@ -147,11 +129,7 @@ mod tests {
             ("1h0.5s", 3_600_500_000),
         ];
         for (text, micros) in cases {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_micros(micros)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_micros(micros)), "{text}");
         }
     }
 
@@ -189,25 +167,13 @@ mod tests {
         assert_eq!(parse_size("512B"), Ok(512));
         assert_eq!(parse_size("512"), Err(UnitError::NoUnit));
         assert_eq!(parse_size("1KiB1B"), Err(UnitError::Malformed));
-        assert_eq!(
-            parse_size("5k"),
-            Err(UnitError::UnknownUnit("k".to_owned()))
-        );
+        assert_eq!(parse_size("5k"), Err(UnitError::UnknownUnit("k".to_owned())));
         assert_eq!(parse_size("99999999999999GiB"), Err(UnitError::TooLarge));
     }
 
     #[test]
     fn what_is_written_is_read_back() {
-        for micros in [
-            0,
-            1,
-            999,
-            1_000,
-            1_500_000,
-            75_000_000,
-            3_600_000_000,
-            90_061_000_000,
-        ] {
+        for micros in [0, 1, 999, 1_000, 1_500_000, 75_000_000, 3_600_000_000, 90_061_000_000] {
             let duration = Duration::from_micros(micros);
             assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
         }

@@ -147,17 +147,11 @@ fn missing_unit<T>(
     expected: &str,
     cx: &mut Context<'_>,
 ) -> Option<T> {
-    let choices: Vec<_> = units
-        .iter()
-        .map(|unit| format!("\"{number}{unit}\""))
-        .collect();
+    let choices: Vec<_> = units.iter().map(|unit| format!("\"{number}{unit}\"")).collect();
     cx.report(
         Code::MissingUnit,
         node.place,
-        format!(
-            "`{}` expects {expected}, and {number} has no unit",
-            node.key
-        ),
+        format!("`{}` expects {expected}, and {number} has no unit", node.key),
         "a unit is missing",
     )
     .help(format!("write {}", choices.join(" or ")));
@@ -173,11 +167,7 @@ fn bad_unit<T>(
 ) -> Option<T> {
     let (what, units, example) = match code {
         Code::BadSize => ("size", "B, KiB, MiB, GiB, KB, MB and GB", "\"32KiB\""),
-        _ => (
-            "duration",
-            "us, ms, s, m, h and d",
-            "\"500ms\", \"1.5s\" or \"1m30s\"",
-        ),
+        _ => ("duration", "us, ms, s, m, h and d", "\"500ms\", \"1.5s\" or \"1m30s\""),
     };
     let label = match error {
         UnitError::UnknownUnit(unit) => format!("no unit is called `{}`", clipped(unit)),
@@ -296,11 +286,7 @@ impl<T: Value> Value for List<T> {
                 }
             }
             Shape::Text { text, loose: true } => {
-                for part in text
-                    .split(',')
-                    .map(str::trim)
-                    .filter(|part| !part.is_empty())
-                {
+                for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
                     items.push(Self::item(Node::loose(node.key, part, node.place), cx));
                 }
             }
@@ -315,20 +301,12 @@ impl<T: Value> Value for List<T> {
     }
 
     fn default_json(text: &str) -> Json {
-        json!(
-            text.split(',')
-                .map(str::trim)
-                .filter(|part| !part.is_empty())
-                .collect::<Vec<_>>()
-        )
+        json!(text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>())
     }
 }
 
 impl<T: Value> List<T> {
     fn item(node: Node<'_>, cx: &mut Context<'_>) -> Option<At<T>> {
-        T::read(&node, cx).map(|value| At {
-            value,
-            place: node.place,
-        })
+        T::read(&node, cx).map(|value| At { value, place: node.place })
     }
 }

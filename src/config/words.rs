@@ -31,14 +31,10 @@ pub(super) fn read_word<T: Copy>(
     }
     let help = match did_you_mean(text, names()) {
         Some(similar) => format!("did you mean \"{similar}\"?"),
-        None => format!(
-            "write {}",
-            list_words(names(), "\"").replace(" and ", " or ")
-        ),
+        None => format!("write {}", list_words(names(), "\"").replace(" and ", " or ")),
     };
     let message = format!("`{}` cannot be \"{}\"", node.key, clipped(text));
-    cx.report(Code::UnknownValue, node.place, message, "unknown value")
-        .help(help);
+    cx.report(Code::UnknownValue, node.place, message, "unknown value").help(help);
     None
 }
 
@@ -68,10 +64,7 @@ pub(super) use words;
 
 /// The word for a value.
 pub(super) fn word_of<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
-    words
-        .iter()
-        .find(|(_, known)| known == value)
-        .map_or("", |(name, _)| name)
+    words.iter().find(|(_, known)| known == value).map_or("", |(name, _)| name)
 }
 
 /// What a pure parser says about a text that it does not accept.
@@ -84,11 +77,7 @@ pub(super) struct Trouble {
 
 impl Trouble {
     pub(super) fn new(code: Code, message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            help: help.into(),
-        }
+        Self { code, message: message.into(), help: help.into() }
     }
 }
 
@@ -105,8 +94,7 @@ pub(super) fn read_text<T>(
     match parse(text) {
         Ok(value) => Some(value),
         Err(trouble) => {
-            cx.report(trouble.code, node.place, trouble.message, "")
-                .help(trouble.help);
+            cx.report(trouble.code, node.place, trouble.message, "").help(trouble.help);
             None
         }
     }

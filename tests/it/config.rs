@@ -15,9 +15,7 @@ fn root() -> PathBuf {
 }
 
 fn variables(list: &[(&str, &str)]) -> Vec<(String, String)> {
-    list.iter()
-        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+    list.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 fn parse(text: &str) -> Result<Loaded, Report> {
@@ -45,42 +43,25 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
         ("TIDEGATE_CONFIG", "elsewhere.toml"),
         ("PATH", "/bin"),
     ]);
-    let flags = Overrides {
-        max_in_flight: Some("2".to_owned()),
-        ..Overrides::default()
-    };
+    let flags = Overrides { max_in_flight: Some("2".to_owned()), ..Overrides::default() };
     let loaded = config::parse("t.toml", &text, &environment, &flags).unwrap();
     assert_eq!(loaded.config.upstreams[0].max_in_flight, 2, "the flag");
     assert_eq!(loaded.config.log.level, LogLevel::Debug, "the variable");
-    assert_eq!(
-        loaded.config.server.listen.len(),
-        2,
-        "a variable holds a list"
-    );
+    assert_eq!(loaded.config.server.listen.len(), 2, "a variable holds a list");
     assert_eq!(loaded.config.routes[0].max_wait, Duration::from_secs(2));
     assert_eq!(loaded.config.upstreams[0].port, 8000, "the file");
     assert_eq!(loaded.config.server.max_connections, 4096, "the default");
 
     let origin = |table, key| loaded.origins.of(table, key);
-    assert_eq!(
-        origin("upstream default", "max_in_flight"),
-        Origin::Flag("--max-in-flight".into())
-    );
-    assert_eq!(
-        origin("log", "level"),
-        Origin::Variable("TIDEGATE_LOG_LEVEL".into())
-    );
+    assert_eq!(origin("upstream default", "max_in_flight"), Origin::Flag("--max-in-flight".into()));
+    assert_eq!(origin("log", "level"), Origin::Variable("TIDEGATE_LOG_LEVEL".into()));
     assert_eq!(
         origin("route default", "max_wait"),
         Origin::Variable("TIDEGATE_DEFAULTS_MAX_WAIT".into())
     );
     assert_eq!(
         origin("upstream default", "url"),
-        Origin::File {
-            name: "t.toml".into(),
-            line: 2,
-            column: 7
-        }
+        Origin::File { name: "t.toml".into(), line: 2, column: 7 }
     );
     assert_eq!(origin("server", "max_connections"), Origin::Default);
 }
@@ -88,10 +69,8 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
 #[test]
 fn an_overridden_value_is_not_judged() {
     let text = "[upstream]\nurl = \"http://${NOWHERE}\"\nmax_in_flight = 8\n";
-    let flags = Overrides {
-        upstream: Some("http://127.0.0.1:1".to_owned()),
-        ..Overrides::default()
-    };
+    let flags =
+        Overrides { upstream: Some("http://127.0.0.1:1".to_owned()), ..Overrides::default() };
     let loaded = config::parse("t.toml", text, &[], &flags).unwrap();
     assert_eq!(loaded.config.upstreams[0].port, 1);
 }
@@ -109,24 +88,14 @@ fn no_file_is_needed() {
     assert_eq!(loaded.config.upstreams[0].host, "app");
     assert_eq!(loaded.config.server.listen[0].port(), 0);
 
-    let flags = Overrides {
-        upstream: flags.upstream,
-        ..Overrides::default()
-    };
+    let flags = Overrides { upstream: flags.upstream, ..Overrides::default() };
     let loaded = config::from_flags(&[], &flags).unwrap();
     assert_eq!(loaded.config.upstreams[0].max_in_flight, 16);
-    assert!(
-        loaded.warnings.to_string().contains("--max-in-flight"),
-        "{}",
-        loaded.warnings
-    );
+    assert!(loaded.warnings.to_string().contains("--max-in-flight"), "{}", loaded.warnings);
 
     let environment = variables(&[("TIDEGATE_UPSTREAM_URL", "http://app:1")]);
     assert!(config::from_flags(&environment, &Overrides::default()).is_ok());
-    assert!(
-        config::from_flags(&[], &Overrides::default()).is_err(),
-        "an upstream is"
-    );
+    assert!(config::from_flags(&[], &Overrides::default()).is_err(), "an upstream is");
 }
 
 #[test]
@@ -153,15 +122,9 @@ fn routes_inherit_and_default_is_last() {
          [[route]]\nname = \"s\"\nmatch = {{ path = \"/s\" }}\n\
          kind = \"stream\"\nmax_in_flight = 900\n"
     ));
-    let names: Vec<_> = config
-        .routes
-        .iter()
-        .map(|route| route.name.as_str())
-        .collect();
+    let names: Vec<_> = config.routes.iter().map(|route| route.name.as_str()).collect();
     assert_eq!(names, ["a", "s", "default"]);
-    let [a, s, default] = &config.routes[..] else {
-        panic!("three routes")
-    };
+    let [a, s, default] = &config.routes[..] else { panic!("three routes") };
     assert_eq!((a.reject.status, default.reject.status), (429, 503));
     assert_eq!(a.reject.body, config::RejectBody::Text);
     assert_eq!(a.max_wait, Duration::from_secs(2));
@@ -169,10 +132,7 @@ fn routes_inherit_and_default_is_last() {
     assert_eq!(a.idle_body_timeout, Some(Duration::from_secs(5)));
     assert_eq!(s.idle_body_timeout, None, "streams are silent for long");
     assert_eq!(s.response_timeout, Some(Duration::from_secs(30)));
-    assert_eq!(
-        config.upstreams[0].max_connections, 908,
-        "raised to what the routes need"
-    );
+    assert_eq!(config.upstreams[0].max_connections, 908, "raised to what the routes need");
 }
 
 #[test]
@@ -191,10 +151,7 @@ fn shipped() -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(root().join("config"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect();
     paths.sort();
     paths
@@ -214,11 +171,7 @@ fn shipped_files_load_without_a_word() {
 
 #[test]
 fn the_annotated_file_has_the_defaults() {
-    let annotated = config::load(
-        &root().join("config/tidegate.toml"),
-        &[],
-        &Overrides::default(),
-    );
+    let annotated = config::load(&root().join("config/tidegate.toml"), &[], &Overrides::default());
     let annotated = annotated.unwrap().config;
     let minimal = config(LEAST);
     assert_eq!(annotated.server, minimal.server);
@@ -227,11 +180,7 @@ fn the_annotated_file_has_the_defaults() {
     let mut upstream = minimal.upstreams[0].clone();
     upstream.max_in_flight = 16;
     assert_eq!(annotated.upstreams, [upstream]);
-    assert_eq!(
-        annotated.routes.last(),
-        minimal.routes.last(),
-        "[defaults] and [reject]"
-    );
+    assert_eq!(annotated.routes.last(), minimal.routes.last(), "[defaults] and [reject]");
 }
 
 #[test]
@@ -240,37 +189,24 @@ fn the_annotated_file_names_every_key() {
     let text = fs::read_to_string(root().join("config/tidegate.toml")).unwrap();
     let keys = |pointer: &str| -> Vec<String> {
         let table = schema.pointer(pointer).and_then(|table| table.as_object());
-        table
-            .unwrap_or_else(|| panic!("{pointer}"))
-            .keys()
-            .cloned()
-            .collect()
+        table.unwrap_or_else(|| panic!("{pointer}")).keys().cloned().collect()
     };
     for table in ["server", "admin", "log", "upstream", "reject", "defaults"] {
         let (_, section) = text.split_once(&format!("\n[{table}]\n")).expect(table);
         let section = section.split("\n[").next().unwrap();
         for key in keys(&format!("/properties/{table}/properties")) {
-            let found = section
-                .lines()
-                .any(|line| line.starts_with(&format!("{key} = ")));
+            let found = section.lines().any(|line| line.starts_with(&format!("{key} = ")));
             assert!(found, "[{table}] lacks {key}");
         }
     }
     let (_, routes) = text.split_once("\n[[route]]\n").unwrap();
     for key in keys("/properties/route/items/properties") {
-        let found = routes
-            .lines()
-            .any(|line| line.starts_with(&format!("{key} = ")));
+        let found = routes.lines().any(|line| line.starts_with(&format!("{key} = ")));
         assert!(found, "no route has {key}");
     }
     for table in ["match", "reject"] {
-        for key in keys(&format!(
-            "/properties/route/items/properties/{table}/properties"
-        )) {
-            assert!(
-                routes.contains(&format!("{key} = ")),
-                "no {table} has {key}"
-            );
+        for key in keys(&format!("/properties/route/items/properties/{table}/properties")) {
+            assert!(routes.contains(&format!("{key} = ")), "no {table} has {key}");
         }
     }
 }
@@ -283,11 +219,7 @@ fn the_committed_schema_is_current() {
         fs::write(&path, &current).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == current,
-        "{} is stale: UPDATE_GOLDEN=1 rewrites it",
-        path.display()
-    );
+    assert!(committed == current, "{} is stale: UPDATE_GOLDEN=1 rewrites it", path.display());
 }
 
 // --- robustness ---
@@ -328,15 +260,10 @@ fn every_truncation_is_survived() {
 
 #[test]
 fn random_damage_is_survived() {
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
     let mut state = seed.unwrap_or(0x7469_6465);
     println!("replay with SEED={state}");
-    let sources: Vec<_> = shipped()
-        .iter()
-        .map(|path| fs::read(path).unwrap())
-        .collect();
+    let sources: Vec<_> = shipped().iter().map(|path| fs::read(path).unwrap()).collect();
     let odd = b"\"'[]{}=.,#$\n\r\0\t-+_0189aez\xc3\xa9\xff\\";
     for _ in 0..600 {
         let mut bytes = sources[next(&mut state) as usize % sources.len()].clone();
@@ -358,18 +285,7 @@ fn random_damage_is_survived() {
 fn hostile_texts_are_survived() {
     let deep = format!("a = {}", "[".repeat(5_000));
     let long = format!("[upstream]\nurl = \"{}\"", "x".repeat(100_000));
-    for text in [
-        "",
-        "\u{feff}",
-        "\0",
-        "=",
-        "[",
-        "\"",
-        "route = [[]]",
-        "[[route]]",
-        &deep,
-        &long,
-    ] {
+    for text in ["", "\u{feff}", "\0", "=", "[", "\"", "route = [[]]", "[[route]]", &deep, &long] {
         survive(text.as_bytes());
     }
 }

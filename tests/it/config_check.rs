@@ -24,11 +24,7 @@ fn args(file: &str) -> CheckArgs {
 }
 
 fn outcome(args: &CheckArgs) -> Outcome {
-    check(
-        args,
-        &[("TIDEGATE_LOG_LEVEL".to_owned(), "warn".to_owned())],
-        false,
-    )
+    check(args, &[("TIDEGATE_LOG_LEVEL".to_owned(), "warn".to_owned())], false)
 }
 
 /// Compares with the file, in which the directory is left out.
@@ -58,21 +54,12 @@ fn an_invalid_file_exits_with_78() {
 
 #[test]
 fn machines_get_their_forms_on_standard_output() {
-    for (format, name) in [
-        (ReportFormat::Json, "bad.json"),
-        (ReportFormat::Github, "bad.github"),
-    ] {
-        let outcome = outcome(&CheckArgs {
-            format,
-            ..args("bad.toml")
-        });
+    for (format, name) in [(ReportFormat::Json, "bad.json"), (ReportFormat::Github, "bad.github")] {
+        let outcome = outcome(&CheckArgs { format, ..args("bad.toml") });
         assert_eq!((outcome.status, outcome.stderr.as_str()), (78, ""));
         assert_golden(name, &outcome.stdout);
     }
-    let outcome = outcome(&CheckArgs {
-        format: ReportFormat::Json,
-        ..args("shop.toml")
-    });
+    let outcome = outcome(&CheckArgs { format: ReportFormat::Json, ..args("shop.toml") });
     assert_eq!(outcome.stdout, "[]\n");
 }
 
@@ -81,26 +68,16 @@ fn warnings_pass_unless_denied() {
     let args = args("warned.toml");
     let allowed = outcome(&args);
     assert_eq!(allowed.status, 0);
-    assert!(
-        allowed.stderr.contains("slots-assumed"),
-        "{}",
-        allowed.stderr
-    );
+    assert!(allowed.stderr.contains("slots-assumed"), "{}", allowed.stderr);
     assert!(allowed.stdout.starts_with("ok: "), "{}", allowed.stdout);
-    let denied = outcome(&CheckArgs {
-        deny_warnings: true,
-        ..args
-    });
+    let denied = outcome(&CheckArgs { deny_warnings: true, ..args });
     assert_eq!((denied.status, denied.stdout.as_str()), (78, ""));
 }
 
 #[test]
 fn a_request_is_explained() {
     let explain = |request: &str| {
-        outcome(&CheckArgs {
-            explain: Some(request.to_owned()),
-            ..args("shop.toml")
-        })
+        outcome(&CheckArgs { explain: Some(request.to_owned()), ..args("shop.toml") })
     };
     let outcome = explain("GET http://shop.example.org/api/search?q=x");
     assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
@@ -108,20 +85,13 @@ fn a_request_is_explained() {
     assert_golden("explain-default.txt", &explain("GET /").stdout);
     let wrong = explain("api");
     assert_eq!(wrong.status, 2);
-    assert!(
-        wrong.stderr.contains("write \"GET /path\""),
-        "{}",
-        wrong.stderr
-    );
+    assert!(wrong.stderr.contains("write \"GET /path\""), "{}", wrong.stderr);
 }
 
 #[test]
 fn the_effective_configuration_names_every_origin() {
     // Worker threads depend on the machine, so the file sets them.
-    let outcome = outcome(&CheckArgs {
-        print_effective: true,
-        ..args("shop.toml")
-    });
+    let outcome = outcome(&CheckArgs { print_effective: true, ..args("shop.toml") });
     assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
     assert_golden("effective.txt", &outcome.stdout);
 }

@@ -20,10 +20,7 @@ fn fixtures() -> Vec<PathBuf> {
     let entries = fs::read_dir(directory()).expect("the directory of fixtures exists");
     let mut paths: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "toml")
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
         .collect();
     paths.sort();
     paths
@@ -69,11 +66,7 @@ fn each_bad_file_gets_its_exact_message() {
         assert!(!report.is_empty(), "{} has nothing wrong", path.display());
         let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
         let only_warnings = report.errors() == 0;
-        assert_eq!(
-            stem.starts_with("warn_"),
-            only_warnings,
-            "{stem}: errors or not?"
-        );
+        assert_eq!(stem.starts_with("warn_"), only_warnings, "{stem}: errors or not?");
         let prefix = format!("{}/", directory().display());
         let text = report.render(Format::Human, false).replace(&prefix, "");
         let expected = path.with_extension("expected");
@@ -97,23 +90,12 @@ fn each_code_has_a_fixture() {
         let report = report_of(&path);
         for diagnostic in report.diagnostics() {
             let has_remedy = !diagnostic.helps().is_empty()
-                || matches!(
-                    diagnostic.code(),
-                    Code::Syntax | Code::WrongType | Code::OutOfRange
-                );
-            assert!(
-                has_remedy,
-                "{}: no help: {}",
-                path.display(),
-                diagnostic.message()
-            );
+                || matches!(diagnostic.code(), Code::Syntax | Code::WrongType | Code::OutOfRange);
+            assert!(has_remedy, "{}: no help: {}", path.display(), diagnostic.message());
             seen.insert(diagnostic.code());
         }
     }
-    let missing: Vec<_> = Code::ALL
-        .iter()
-        .filter(|code| !seen.contains(code))
-        .collect();
+    let missing: Vec<_> = Code::ALL.iter().filter(|code| !seen.contains(code)).collect();
     assert!(missing.is_empty(), "no fixture shows {missing:?}");
 }
 
@@ -121,11 +103,7 @@ fn each_code_has_a_fixture() {
 fn warnings_never_stop_a_start() {
     for path in fixtures() {
         let report = report_of(&path);
-        let errors = report
-            .diagnostics()
-            .iter()
-            .filter(|d| d.level() == Level::Error)
-            .count();
+        let errors = report.diagnostics().iter().filter(|d| d.level() == Level::Error).count();
         assert_eq!(errors, report.errors(), "{}", path.display());
     }
 }

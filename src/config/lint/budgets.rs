@@ -48,10 +48,7 @@ fn upstream_use(draft: &Draft, index: usize, cx: &mut Context<'_>) {
     let upstream = &draft.upstreams[index];
     let message = format!("no route uses the upstream `{}`", upstream.name);
     cx.report(Code::UnusedUpstream, upstream.place, message, "never used")
-        .help(format!(
-            "remove it, or send a route there: upstream = \"{}\"",
-            upstream.name
-        ));
+        .help(format!("remove it, or send a route there: upstream = \"{}\"", upstream.name));
 }
 
 fn reserved(draft: &Draft, index: usize, cx: &mut Context<'_>) {
@@ -63,26 +60,18 @@ fn reserved(draft: &Draft, index: usize, cx: &mut Context<'_>) {
             continue;
         }
         total += u64::from(model.reserved);
-        written.push((
-            route.raw.reserved.place(),
-            format!("{} for `{}`", model.reserved, model.name),
-        ));
+        written
+            .push((route.raw.reserved.place(), format!("{} for `{}`", model.reserved, model.name)));
         if let Some(cap) = model.max_in_flight
             && model.reserved > cap
         {
             cx.report(
                 Code::ReservedTooLarge,
                 route.raw.reserved.place(),
-                format!(
-                    "the route `{}` reserves more slots than it may use",
-                    model.name
-                ),
+                format!("the route `{}` reserves more slots than it may use", model.name),
                 format!("{} reserved", model.reserved),
             )
-            .at(
-                route.raw.max_in_flight.place(),
-                format!("at most {cap} in flight"),
-            )
+            .at(route.raw.max_in_flight.place(), format!("at most {cap} in flight"))
             .help(format!("reserve at most {cap}, or raise `max_in_flight`"));
         }
     }
@@ -122,24 +111,14 @@ fn caps(draft: &Draft, index: usize, cx: &mut Context<'_>) {
             cx.report(
                 Code::CapWithoutEffect,
                 cap.place(),
-                format!(
-                    "the route `{}` can never have {cap_slots} in flight",
-                    model.name
-                ),
+                format!("the route `{}` can never have {cap_slots} in flight", model.name),
                 "never reached",
             )
             .at(budget.place(), format!("{slots} for all routes together"))
-            .help(format!(
-                "write at most {slots}, remove it, or raise the upstream's"
-            ));
+            .help(format!("write at most {slots}, remove it, or raise the upstream's"));
         }
         if !budget.is_bad() && !cap.is_bad() {
-            unservable_queue(
-                route,
-                model,
-                slots.min(model.max_in_flight.unwrap_or(slots)),
-                cx,
-            );
+            unservable_queue(route, model, slots.min(model.max_in_flight.unwrap_or(slots)), cx);
         }
     }
 }
@@ -157,11 +136,7 @@ fn unservable_queue(route: &RouteDraft, model: &Route, slots: u32, cx: &mut Cont
         return;
     }
     let fitting = (slot_time.as_millis() / 10).max(1);
-    let place = if queue.is_written() {
-        queue.place()
-    } else {
-        wait.place()
-    };
+    let place = if queue.is_written() { queue.place() } else { wait.place() };
     if cx.has_said(Code::UnservableQueue, place) {
         return;
     }
@@ -206,10 +181,7 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
     }
     if !raw.max_connections.is_written() {
         model.max_connections = u32::try_from(needed).unwrap_or(u32::MAX);
-        let key = (
-            format!("upstream {}", model.name),
-            "max_connections".to_owned(),
-        );
+        let key = (format!("upstream {}", model.name), "max_connections".to_owned());
         draft.places.insert(key, Place::RAISED);
         return;
     }
@@ -234,7 +206,5 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
         format!("{sum} = {needed}"),
     )
     .at(raw.max_in_flight.place(), "the budget")
-    .help(format!(
-        "write at least {needed}, or leave `max_connections` out"
-    ));
+    .help(format!("write at least {needed}, or leave `max_connections` out"));
 }

@@ -35,11 +35,7 @@ pub(in crate::config) struct RouteDraft {
 /// The routes in the order of the file, `default` last.
 pub(super) fn routes(root: &Root, cx: &mut Context<'_>) -> Vec<(Route, RouteDraft)> {
     let is_default = |named: &&Named<raw::Route>| {
-        named
-            .table
-            .name
-            .get()
-            .is_some_and(|Text(name)| name == "default")
+        named.table.name.get().is_some_and(|Text(name)| name == "default")
     };
     let mut routes = Vec::new();
     for named in root.routes.iter().filter(|named| !is_default(named)) {
@@ -47,11 +43,7 @@ pub(super) fn routes(root: &Root, cx: &mut Context<'_>) -> Vec<(Route, RouteDraf
     }
     let mut defaults: Vec<_> = root.routes.iter().filter(is_default).collect();
     let built_in = built_in_route(cx);
-    let named = if defaults.is_empty() {
-        &built_in
-    } else {
-        defaults.remove(0)
-    };
+    let named = if defaults.is_empty() { &built_in } else { defaults.remove(0) };
     // A second one is reported as a duplicate below; it is looked at for its own errors.
     for named in defaults {
         routes.push(route(named, root, cx));
@@ -63,17 +55,9 @@ pub(super) fn routes(root: &Root, cx: &mut Context<'_>) -> Vec<(Route, RouteDraf
 
 /// `default`, as if it were written without any key.
 fn built_in_route(cx: &mut Context<'_>) -> Named<raw::Route> {
-    let entries = Entries {
-        table: None,
-        section: "",
-        title: "a route",
-    };
+    let entries = Entries { table: None, section: "", title: "a route" };
     let table = raw::Route::read_entries(&entries, cx);
-    Named {
-        name: "default".to_owned(),
-        place: Place::DEFAULT,
-        table,
-    }
+    Named { name: "default".to_owned(), place: Place::DEFAULT, table }
 }
 
 fn check_duplicates(routes: &[Named<raw::Route>], cx: &mut Context<'_>) {
@@ -102,11 +86,7 @@ fn check_duplicates(routes: &[Named<raw::Route>], cx: &mut Context<'_>) {
 }
 
 fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route, RouteDraft) {
-    let place = if named.table.name.is_written() {
-        named.table.name.place()
-    } else {
-        named.place
-    };
+    let place = if named.table.name.is_written() { named.table.name.place() } else { named.place };
     let name = route_name(named, cx);
     let kind = *named.table.kind.value();
     let raw = inherit(&named.table, root, kind);
@@ -132,20 +112,8 @@ fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route
         reject: reject(&raw),
     };
     let own_keys = named.table.places().into_iter();
-    let own_keys = own_keys
-        .filter(|(_, place)| place.is_written())
-        .map(|(key, _)| key)
-        .collect();
-    (
-        model,
-        RouteDraft {
-            raw,
-            place,
-            own_keys,
-            upstream,
-            match_bad,
-        },
-    )
+    let own_keys = own_keys.filter(|(_, place)| place.is_written()).map(|(key, _)| key).collect();
+    (model, RouteDraft { raw, place, own_keys, upstream, match_bad })
 }
 
 fn route_name(named: &Named<raw::Route>, cx: &mut Context<'_>) -> String {
@@ -158,13 +126,8 @@ fn route_name(named: &Named<raw::Route>, cx: &mut Context<'_>) -> String {
         }
         None => {
             if named.place.is_written() && !named.table.name.is_bad() {
-                cx.report(
-                    Code::MissingKey,
-                    named.place,
-                    "a route has no `name`",
-                    "this route",
-                )
-                .help("give it one: name = \"api\"; it becomes its label in the metrics");
+                cx.report(Code::MissingKey, named.place, "a route has no `name`", "this route")
+                    .help("give it one: name = \"api\"; it becomes its label in the metrics");
             }
             named.name.clone()
         }
@@ -186,12 +149,8 @@ fn inherit(route: &raw::Route, root: &Root, kind: RouteKind) -> raw::Route {
     raw.enforce = route.enforce.or(&defaults.enforce);
     let own = route.reject.get();
     let inherited = raw::RouteReject {
-        status: own
-            .map_or(Field::ABSENT, |own| own.status.clone())
-            .or(&root.reject.status),
-        body: own
-            .map_or(Field::ABSENT, |own| own.body.clone())
-            .or(&root.reject.body),
+        status: own.map_or(Field::ABSENT, |own| own.status.clone()).or(&root.reject.status),
+        body: own.map_or(Field::ABSENT, |own| own.body.clone()).or(&root.reject.body),
         retry_after: own
             .map_or(Field::ABSENT, |own| own.retry_after.clone())
             .or(&root.reject.retry_after),
@@ -232,9 +191,7 @@ fn choose_upstream(
         let message = format!("there are several upstreams, and the route `{name}` names none");
         let diagnostic = cx.report(Code::UpstreamNotChosen, place, message, "which upstream?");
         if place.is_written() {
-            diagnostic.help(format!(
-                "add upstream = \"NAME\"; the upstreams are {known}"
-            ));
+            diagnostic.help(format!("add upstream = \"NAME\"; the upstreams are {known}"));
         } else {
             diagnostic.help(format!(
                 "it takes the requests that no other route takes; choose one of {known}:\n\
@@ -252,8 +209,7 @@ fn choose_upstream(
             None => format!("the upstreams are {}", list_words(names(), "`")),
         };
         let message = format!("there is no upstream `{wanted}`");
-        cx.report(Code::UnknownUpstream, raw.upstream.place(), message, "")
-            .help(help);
+        cx.report(Code::UnknownUpstream, raw.upstream.place(), message, "").help(help);
     }
     found
 }
@@ -273,11 +229,8 @@ pub(in crate::config) fn clear_meaningless(route: &mut Route) {
         route.response_timeout = None;
         route.idle_body_timeout = None;
         route.on_client_abort = ClientAbort::Cancel;
-        route.reject = Reject {
-            status: 503,
-            body: RejectBody::ProblemJson,
-            retry_after: RetryAfter::Auto,
-        };
+        route.reject =
+            Reject { status: 503, body: RejectBody::ProblemJson, retry_after: RetryAfter::Auto };
     }
 }
 
@@ -285,12 +238,8 @@ pub(in crate::config) fn clear_meaningless(route: &mut Route) {
 
 /// The conditions, and whether anything is wrong with them.
 fn conditions(field: &Field<raw::Match>, name: &str, cx: &mut Context<'_>) -> (Match, bool) {
-    let mut matches = Match {
-        path: "/".to_owned(),
-        exact: false,
-        methods: Vec::new(),
-        hosts: Vec::new(),
-    };
+    let mut matches =
+        Match { path: "/".to_owned(), exact: false, methods: Vec::new(), hosts: Vec::new() };
     let Some(raw) = field.get() else {
         return (matches, field.is_bad());
     };
@@ -301,21 +250,13 @@ fn conditions(field: &Field<raw::Match>, name: &str, cx: &mut Context<'_>) -> (M
         Err(trouble) => report(trouble, raw.path.place(), cx),
     }
     matches.exact = *raw.exact.value();
-    for At {
-        value: Text(method),
-        place,
-    } in &raw.methods.value().0
-    {
+    for At { value: Text(method), place } in &raw.methods.value().0 {
         match check_method(method) {
             Ok(()) => matches.methods.push(method.clone()),
             Err(trouble) => report(trouble, *place, cx),
         }
     }
-    for At {
-        value: Text(host),
-        place,
-    } in &raw.hosts.value().0
-    {
+    for At { value: Text(host), place } in &raw.hosts.value().0 {
         match normal_host(host) {
             Ok(host) => matches.hosts.push(host),
             Err(trouble) => report(trouble, *place, cx),

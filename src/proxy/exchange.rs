@@ -1,0 +1,186 @@
+//! The account of one request: what is told of it once it has ended, however it ended.
+//!
+//! An [`Exchange`] travels with its request, from the handler into the response body. Dropped without
+//! having been completed, it says that the client left and at which stage.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::time::Instant;
+
+use super::Proxy;
+use super::body::Upload;
+use super::client::{Client, Phase};
+use crate::gate::RejectReason;
+use crate::telemetry::access::AccessRecord;
+use crate::telemetry::metrics::AbortStage;
+use crate::upstream::UpstreamError;
+
+/// The status in metrics and logs of a request whose client left before there was an answer; nginx's.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// One request, from its head to the end of its response.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    proxy: Arc<Proxy>,
+    client: Arc<Client>,
+    route: usize,
+    method: Method,
+    target: PathAndQuery,
+    host: HeaderValue,
+    traceparent: Option<HeaderValue>,
+    upload: Option<Arc<Upload>>,
+    started: Instant,
+    granted: Option<Instant>,
+    queue_wait: Duration,
+    upstream_time: Option<Duration>,
+    status: u16,
+    reason: Option<RejectReason>,
+    error: Option<UpstreamError>,
+    bytes_out: u64,
+    /// Where the client is, and from where it left if nothing else happens.
+    stage: Option<AbortStage>,
+    broke_off: bool,
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    pub(super) fn new(
+        proxy: &Arc<Proxy>,
+        client: &Arc<Client>,
+        route: usize,
+        method: &Method,
+        target: (&PathAndQuery, &HeaderValue),
+        headers: &HeaderMap,
+    ) -> Exchange {
+        Exchange {
+            proxy: Arc::clone(proxy),
+            client: Arc::clone(client),
+            route,
+            method: method.clone(),
+            target: target.0.clone(),
+            host: target.1.clone(),
+            traceparent: headers.get("traceparent").cloned(),
+            upload: None,
+            started: Instant::now(),
+            granted: None,
+            queue_wait: Duration::ZERO,
+            upstream_time: None,
+            status: CLIENT_CLOSED_REQUEST,
+            reason: None,
+            error: None,
+            bytes_out: 0,
+            stage: Some(AbortStage::Queued),
+            broke_off: false,
+        }
+    }
+
+    /// The route that took it.
+    pub(super) fn route(&self) -> usize {
+        self.route
+    }
+
+    /// The wait is over, with a slot or without.
+    pub(super) fn waited(&mut self, wait: Duration) {
+        self.queue_wait = wait;
+        self.proxy.metrics().route(self.route).queue_wait(wait);
+    }
+
+    /// It goes to the application.
+    pub(super) fn forwarded(&mut self, upload: Option<Arc<Upload>>) {
+        self.granted = Some(Instant::now());
+        self.stage = Some(match upload {
+            Some(_) => AbortStage::RequestBody,
+            None => AbortStage::Upstream,
+        });
+        self.upload = upload;
+    }
+
+    /// It went to the application once more.
+    pub(super) fn retried(&self) {
+        self.proxy.metrics().route(self.route).upstream_retry();
+    }
+
+    /// The application's response head is there.
+    pub(super) fn answered(&mut self, status: u16) {
+        let service_time = self.granted.map(|granted| granted.elapsed()).unwrap_or_default();
+        self.upstream_time = Some(service_time);
+        self.proxy.metrics().route(self.route).upstream_duration(service_time);
+        self.status = status;
+        self.stage = Some(AbortStage::ResponseBody);
+    }
+
+    /// The gate turned it away.
+    pub(super) fn rejected(&mut self, reason: RejectReason) {
+        self.reason = Some(reason);
+    }
+
+    /// The application failed.
+    pub(super) fn failed(&mut self, error: UpstreamError) {
+        self.error = Some(error);
+        self.broke_off = self.status != CLIENT_CLOSED_REQUEST;
+        self.proxy.metrics().route(self.route).upstream_error(error as usize);
+    }
+
+    /// tidegate answers in the application's place.
+    pub(super) fn refused(mut self, status: u16) {
+        self.status = status;
+        self.complete();
+    }
+
+    /// So many bytes of the response body passed.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// The client left.
+    pub(super) fn aborted(&mut self, stage: AbortStage) {
+        self.stage = Some(stage);
+    }
+
+    /// It has ended in order.
+    pub(super) fn complete(mut self) {
+        self.stage = None;
+    }
+
+    fn record(&self) -> AccessRecord<'_> {
+        AccessRecord {
+            route: self.proxy.route_name(self.route),
+            client: self.client.peer.ip(),
+            method: self.method.as_str(),
+            target: self.target.as_str(),
+            host: self.host.to_str().unwrap_or_default(),
+            status: self.status,
+            reason: self.reason.map(RejectReason::label),
+            error: self.error.map(UpstreamError::token),
+            aborted: self.stage,
+            queue_wait: self.queue_wait,
+            upstream_time: self.upstream_time,
+            total: self.started.elapsed(),
+            bytes_in: self.upload.as_ref().map_or(0, |upload| upload.bytes()),
+            bytes_out: self.bytes_out,
+            traceparent: self.traceparent.as_ref().map(HeaderValue::as_bytes),
+            broke_off: self.broke_off,
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.client.activity.enter(Phase::Idle);
+        let metrics = self.proxy.metrics().route(self.route);
+        metrics.request(self.status);
+        if let Some(stage) = self.stage {
+            metrics.client_abort(stage);
+            self.broke_off |= stage == AbortStage::ResponseBody;
+        }
+        let troubled = self.reason.is_some() || self.error.is_some() || self.broke_off;
+        let access = self.proxy.access();
+        if access.wants(self.status, troubled) {
+            access.log(&self.record());
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What is removed from and added to the head of a message on its way through.
+//!
+//! Fields of one hop end here, in both directions (RFC 9110, section 7.6.1); everything else passes.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+
+/// Fields that mean one hop only, whether `Connection` names them or not. Proxy authentication is with
+/// tidegate, which has none, and must not reach the application.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    TE,
+    UPGRADE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+];
+
+/// What `Connection` may name in vain: a message without them would mean something else.
+const NEVER_NOMINATED: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, COOKIE];
+
+/// Fields that mean something to the framing, routing or authentication of a message and therefore must
+/// not come after its body (RFC 9110, section 6.5.1).
+const NEVER_IN_TRAILERS: [HeaderName; 14] = [
+    HOST,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    TRAILER,
+    TE,
+    CONNECTION,
+    UPGRADE,
+    COOKIE,
+    http::header::SET_COOKIE,
+    http::header::AUTHORIZATION,
+    http::header::CONTENT_TYPE,
+    http::header::CONTENT_ENCODING,
+    http::header::CONTENT_RANGE,
+    http::header::CACHE_CONTROL,
+];
+
+/// Makes the head of a request fit for the application: hop-by-hop fields go, `Via` comes, and
+/// `TE: trailers` stays if the client can take trailers.
+pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
+    let trailers = accepts_trailers(headers);
+    remove_hop_by_hop(headers);
+    // The framing is said anew from what the body is.
+    headers.remove(TRANSFER_ENCODING);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    // RFC 9110, section 7.6.3.
+    let via = match version {
+        http::Version::HTTP_10 => "1.0 tidegate",
+        _ => "1.1 tidegate",
+    };
+    headers.append(VIA, HeaderValue::from_static(via));
+}
+
+/// Makes the head of a response fit for the client.
+pub(super) fn response(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers);
+}
+
+/// Removes what may not come after a body.
+pub(super) fn trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
+    for name in &NEVER_IN_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        remove_nominated(headers);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn remove_nominated(headers: &mut HeaderMap) {
+    let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let names = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    for name in names {
+        let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) else { continue };
+        if !NEVER_NOMINATED.contains(&name) {
+            headers.remove(name);
+        }
+    }
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(TE).iter();
+    let mut codings = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    codings.any(|coding| {
+        let name = coding.split(|&byte| byte == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"trailers")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers
+                .append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here() {
+        let mut headers = map(&[
+            ("host", "a"),
+            ("connection", "keep-alive, X-Secret ,, bad name"),
+            ("connection", "x-other"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAAP__"),
+            ("proxy-authorization", "Basic eA=="),
+            ("te", "gzip;q=0.5, trailers"),
+            ("accept", "*/*"),
+        ]);
+        request(&mut headers, http::Version::HTTP_11);
+        assert_eq!(names(&headers), ["host", "accept", "te", "via"]);
+        assert_eq!(headers[TE], "trailers");
+    }
+
+    #[test]
+    fn connection_cannot_nominate_host_or_framing() {
+        let mut headers = map(&[
+            ("host", "a"),
+            ("content-length", "3"),
+            ("cookie", "c"),
+            ("connection", "host, content-length, cookie"),
+        ]);
+        request(&mut headers, http::Version::HTTP_11);
+        assert_eq!(names(&headers), ["host", "content-length", "cookie", "via"]);
+    }
+
+    #[test]
+    fn via_is_added_to_those_before() {
+        let mut headers = map(&[("via", "1.1 edge")]);
+        request(&mut headers, http::Version::HTTP_10);
+        let via: Vec<_> = headers.get_all(VIA).iter().collect();
+        assert_eq!(via, ["1.1 edge", "1.0 tidegate"]);
+    }
+
+    #[test]
+    fn responses_lose_what_their_connection_nominates() {
+        let mut headers = map(&[
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("set-cookie", "a"),
+            ("set-cookie", "b"),
+            ("proxy-authenticate", "Basic"),
+        ]);
+        response(&mut headers);
+        assert_eq!(names(&headers), ["set-cookie"]);
+        assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
+    }
+
+    #[test]
+    fn trailers_cannot_change_the_message() {
+        let mut fields = map(&[
+            ("content-length", "9"),
+            ("host", "evil"),
+            ("authorization", "x"),
+            ("x-checksum", "1"),
+            ("grpc-status", "0"),
+        ]);
+        trailers(&mut fields);
+        assert_eq!(names(&fields), ["x-checksum", "grpc-status"]);
+    }
+}

@@ -1,0 +1,204 @@
+//! One client connection: its requests, its timers, its end.
+//!
+//! A connection alternates between two states. *Parked*, it is a socket and a timer. As soon as something
+//! can be read, hyper *serves* it; after a second of silence with nothing buffered it is parked again,
+//! because hyper keeps some 19 KiB for each connection and a parked one needs next to nothing.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::Shutdown;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1::Connection;
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use super::Context;
+use super::io::ClientIo;
+use super::registry::{Command, Handle};
+use crate::proxy::{Client, Gone, HEADER_TIMEOUT, Phase, Proxy, ResponseBody};
+
+/// A silent connection is parked after this.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// After the last response, what the client still sends is discarded for at most so long...
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// ...and so many bytes.
+const LINGER_BYTES: usize = 256 * 1024;
+
+/// Serves a connection to its end.
+pub(super) async fn serve(context: &Context, handle: &Handle) {
+    poll_fn(|task| {
+        handle.served_by(task.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let mut first = Bytes::new();
+    loop {
+        if first.is_empty() && !parked(context, handle).await {
+            return close(&handle.client, false).await;
+        }
+        match served(context, handle, first).await {
+            Ended::Silent(buffered) => first = buffered,
+            Ended::Closed { linger } => return close(&handle.client, linger).await,
+            Ended::SlowHead => {
+                // Nothing of a response has been written: hyper was still reading the head.
+                let _ = handle.client.stream.try_write(HEADER_TIMEOUT);
+                return close(&handle.client, true).await;
+            }
+            Ended::Cut => return,
+        }
+    }
+}
+
+/// Waits for the first byte of a request. `false`: close.
+async fn parked(context: &Context, handle: &Handle) -> bool {
+    let (_, since) = handle.client.activity.phase();
+    let mut timer = pin!(sleep_until(since + context.idle_timeout));
+    poll_fn(|task| {
+        if handle.command() != Command::Run || timer.as_mut().poll(task).is_ready() {
+            return Poll::Ready(false);
+        }
+        handle.client.stream.poll_read_ready(task).map(|ready| ready.is_ok())
+    })
+    .await
+}
+
+/// Why hyper does not serve the connection any longer.
+enum Ended {
+    /// Nothing has come for a while; these bytes of a next request are there.
+    Silent(Bytes),
+    /// It is over, in order or not.
+    Closed { linger: bool },
+    /// A request's head did not come to its end.
+    SlowHead,
+    /// Away with it.
+    Cut,
+}
+
+type Hyper = Connection<TokioIo<ClientIo>, Service>;
+
+/// Hands requests to the proxy.
+struct Service {
+    proxy: Arc<Proxy>,
+    client: Arc<Client>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<ResponseBody>;
+    type Error = Gone;
+    // Boxed, so that hyper's connection can be moved and taken apart.
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        Box::pin(Arc::clone(&self.proxy).handle(Arc::clone(&self.client), request))
+    }
+}
+
+/// Lets hyper serve the connection until it ends, falls silent or runs out of time.
+async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
+    let client = &handle.client;
+    let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
+    let io = TokioIo::new(ClientIo::new(Arc::clone(client), first));
+    let mut connection: Box<Hyper> = Box::new(context.http1.serve_connection(io, service));
+    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let mut asked_to_end = false;
+    let ended = poll_fn(|task| {
+        match handle.command() {
+            Command::Cut => return Poll::Ready(Ended::Cut),
+            Command::Drain if !asked_to_end => {
+                asked_to_end = true;
+                Pin::new(&mut *connection).graceful_shutdown();
+            }
+            Command::Drain | Command::Run => {}
+        }
+        if let Poll::Ready(result) = Pin::new(&mut *connection).poll(task) {
+            let malformed = result.is_err_and(|error| error.is_parse());
+            return Poll::Ready(Ended::Closed {
+                linger: malformed || client.activity.must_linger(),
+            });
+        }
+        out_of_time(context, client, &mut timer, task)
+    })
+    .await;
+    match ended {
+        Ended::Silent(_) => {
+            let buffered = connection.into_parts().read_buf;
+            if !buffered.is_empty() {
+                // The beginning of a head that came together with the last request.
+                client.activity.received();
+            }
+            Ended::Silent(buffered)
+        }
+        ended => ended,
+    }
+}
+
+/// Looks at the one timer of a connection. It is armed for the earliest deadline and, since deadlines
+/// move with every request, only looked at again when it fires.
+fn out_of_time(
+    context: &Context,
+    client: &Client,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    task: &mut Task<'_>,
+) -> Poll<Ended> {
+    loop {
+        let Some((deadline, ended)) = next_deadline(context, client) else { return Poll::Pending };
+        let armed = match timer {
+            None => timer.insert(Box::pin(sleep_until(deadline))),
+            Some(armed) => {
+                if deadline < armed.deadline() {
+                    armed.as_mut().reset(deadline);
+                }
+                armed
+            }
+        };
+        if armed.as_mut().poll(task).is_pending() {
+            return Poll::Pending;
+        }
+        if deadline <= Instant::now() {
+            return Poll::Ready(ended);
+        }
+        armed.as_mut().reset(deadline);
+    }
+}
+
+fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {
+    if let Some(deadline) = client.activity.write_deadline() {
+        return Some((deadline, Ended::Cut));
+    }
+    match client.activity.phase() {
+        (Phase::Idle, since) => Some((since + PARK_AFTER, Ended::Silent(Bytes::new()))),
+        (Phase::Head, since) => Some((since + context.header_timeout, Ended::SlowHead)),
+        (Phase::Busy, _) => None,
+    }
+}
+
+/// Closes a connection in a way that lets the client read the last response: were the socket closed with
+/// unread bytes in it, the kernel would send a reset, and that may overtake the response.
+async fn close(client: &Client, linger: bool) {
+    let _ = socket2::SockRef::from(&*client.stream).shutdown(Shutdown::Write);
+    if linger {
+        let _ = timeout(LINGER_TIME, discard(client)).await;
+    }
+}
+
+async fn discard(client: &Client) -> io::Result<()> {
+    let mut left = LINGER_BYTES;
+    let mut buffer = vec![0; 16 * 1024];
+    while left > 0 {
+        client.stream.readable().await?;
+        match client.stream.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => left = left.saturating_sub(read),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! A client's socket as hyper sees it: shared, and telling what moves.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proxy::Client;
+
+/// Reads and writes a client's socket.
+#[derive(Debug)]
+pub(super) struct ClientIo {
+    client: Arc<Client>,
+    /// Read before, and to be read again.
+    first: Bytes,
+}
+
+// === impl ClientIo ===
+
+impl ClientIo {
+    pub(super) fn new(client: Arc<Client>, first: Bytes) -> ClientIo {
+        ClientIo { client, first }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let len = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..len]);
+            self.first.advance(len);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.client.stream.poll_read_ready(context))?;
+            match self.client.stream.try_read_buf(buf) {
+                Ok(read) => {
+                    match read {
+                        0 if buf.remaining() > 0 => self.client.activity.end_of_input(),
+                        _ => self.client.activity.received(),
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl ClientIo {
+    fn poll_written(
+        &self,
+        context: &mut Context<'_>,
+        mut write: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let polled = self.client.stream.poll_write_ready(context);
+            self.client.activity.wrote(polled.is_pending());
+            ready!(polled)?;
+            match write() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(context, || self.client.stream.try_write(buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Nothing: the connection closes the socket itself, after it has lingered.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(context, || self.client.stream.try_write_vectored(bufs))
+    }
+}

@@ -1,0 +1,125 @@
+//! A worker: a thread with a runtime of its own, which serves its share of the connections.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
+
+use super::Context;
+use super::connection::serve;
+use super::registry::{Handle, Place};
+use crate::proxy::{Activity, Client};
+
+/// How often a worker looks at itself.
+const PULSE: Duration = Duration::from_millis(100);
+
+/// The acceptors' end of a worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// Unbounded, but for the bound on connections: each message is one of them.
+    accepted: UnboundedSender<Accepted>,
+    load: Arc<AtomicUsize>,
+}
+
+/// A connection on its way from the acceptor.
+#[derive(Debug)]
+struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    place: Place,
+}
+
+/// Counts a connection as long as it is served, and takes it out of the registry.
+struct Served {
+    context: Arc<Context>,
+    handle: Arc<Handle>,
+    load: Arc<AtomicUsize>,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Starts a worker's thread. It ends when the worker is dropped.
+    pub(super) fn start(index: usize, context: Arc<Context>) -> io::Result<Worker> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (accepted, incoming) = unbounded_channel();
+        let load = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&load);
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || runtime.block_on(run(index, context, incoming, counted)))?;
+        Ok(Worker { accepted, load })
+    }
+
+    /// Connections that it has, and those on their way to it.
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Gives it a connection.
+    pub(super) fn give(&self, stream: std::net::TcpStream, peer: SocketAddr, place: Place) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        if self.accepted.send(Accepted { stream, peer, place }).is_err() {
+            self.load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn run(
+    index: usize,
+    context: Arc<Context>,
+    mut incoming: UnboundedReceiver<Accepted>,
+    load: Arc<AtomicUsize>,
+) {
+    tokio::spawn(pulse(index, Arc::clone(&context)));
+    tokio::spawn(Arc::clone(&context.proxy).keep_pools(index));
+    while let Some(Accepted { stream, peer, place }) = incoming.recv().await {
+        let counted = Arc::clone(&load);
+        let Ok(stream) = TcpStream::from_std(stream) else {
+            counted.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        };
+        let stream = Arc::new(stream);
+        let client = Client { stream, peer, worker: index, activity: Activity::new() };
+        let handle = context.registry.insert(client, place);
+        let served = Served { context: Arc::clone(&context), handle, load: counted };
+        tokio::spawn(async move { serve(&served.context, &served.handle).await });
+    }
+}
+
+/// Measures how much of a core the worker uses, and how late its loop comes to what is due: a worker
+/// without CPU looks like a slow application.
+async fn pulse(index: usize, context: Arc<Context>) {
+    let metrics = context.proxy.metrics().worker(index);
+    let mut busy = cpu_time();
+    loop {
+        let due = Instant::now() + PULSE;
+        tokio::time::sleep_until(due).await;
+        // The timer's own granularity is no lag.
+        let lag = due.elapsed().saturating_sub(Duration::from_millis(1));
+        metrics.lag(lag);
+        let now = cpu_time();
+        metrics.busy(now.saturating_sub(busy));
+        busy = now;
+    }
+}
+
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+// === impl Served ===
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.context.registry.remove(&self.handle);
+        self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,262 @@
+//! The metric families of the Prometheus page and the handles that the request path updates.
+//!
+//! Names, types and labels are an interface: the golden test `telemetry_metrics` holds them. Label
+//! values come from the configuration and from closed sets, never from a request. Every known
+//! series exists from the start, at zero, because `rate()` cannot see a series that appears with
+//! its first event.
+//!
+//! Two kinds of families meet on the page. Events (requests, waits, errors) are counted here,
+//! through handles resolved once at start: no lookup, lock or allocation on the path of a request.
+//! State (depths, limits, the gate's own counters) is owned by other layers and read at the scrape
+//! as a [`Reading`].
+
+mod family;
+mod reading;
+mod route;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Counter, CounterVec, Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::config::Config;
+use crate::telemetry::process;
+
+pub(crate) use family::Family;
+pub use reading::{Reading, RouteReading, UpstreamReading};
+use route::RouteFamilies;
+pub use route::{AbortStage, RouteMetrics};
+
+/// The `Content-Type` of the page; Prometheus 3 refuses a scrape without it.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Seconds. A worker that lags by more than a few milliseconds is short of CPU.
+const LAG_BUCKETS: [f64; 12] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0];
+
+/// All metrics of a process. Built once from the configuration, then shared.
+pub struct Metrics {
+    registry: Registry,
+    routes: Vec<RouteMetrics>,
+    workers: Vec<WorkerMetrics>,
+    server: ServerMetrics,
+    names: Names,
+    started: Duration,
+}
+
+/// The label values of the families that are filled from a [`Reading`].
+struct Names {
+    routes: Vec<String>,
+    upstreams: Vec<String>,
+    reasons: &'static [&'static str],
+}
+
+/// The counters of the client-side listeners.
+pub struct ServerMetrics {
+    accepted: IntCounter,
+    refused: IntCounter,
+}
+
+/// The load of one worker thread.
+pub struct WorkerMetrics {
+    busy: Counter,
+    lag: Histogram,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Creates every series that the configuration implies.
+    ///
+    /// `reasons` are the values of the label `reason` of `tidegate_rejected_total`, `errors` those
+    /// of the label `error` of `tidegate_upstream_errors_total` (RFC 9209, section 2.3). Both are
+    /// closed sets.
+    pub fn new(
+        config: &Config,
+        reasons: &'static [&'static str],
+        errors: &'static [&'static str],
+    ) -> Metrics {
+        let registry = Registry::new();
+        let families = RouteFamilies::new(&registry);
+        let routes = config
+            .routes
+            .iter()
+            .map(|route| families.route(&route.name, route.reject.status, errors))
+            .collect();
+        Metrics {
+            routes,
+            workers: WorkerMetrics::all(&registry, config.server.workers),
+            server: ServerMetrics::new(&registry),
+            names: Names {
+                routes: config.routes.iter().map(|route| route.name.clone()).collect(),
+                upstreams: config.upstreams.iter().map(|up| up.name.clone()).collect(),
+                reasons,
+            },
+            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            registry,
+        }
+    }
+
+    /// The handles of a route; `route` is its index in [`Config::routes`].
+    ///
+    /// # Panics
+    /// If there is no such route.
+    pub fn route(&self, route: usize) -> &RouteMetrics {
+        &self.routes[route]
+    }
+
+    /// The handles of a worker, counted from 0.
+    ///
+    /// # Panics
+    /// If `worker` is not below [`workers`](crate::config::Server::workers).
+    pub fn worker(&self, worker: usize) -> &WorkerMetrics {
+        &self.workers[worker]
+    }
+
+    /// The handles of the listeners.
+    pub fn server(&self) -> &ServerMetrics {
+        &self.server
+    }
+
+    /// The whole page in the text exposition format, families sorted by name.
+    ///
+    /// `reading` is taken by the caller just before, so that its figures belong together. On Linux
+    /// this reads a few small files under `/proc`.
+    pub fn encode(&self, reading: &Reading) -> Vec<u8> {
+        let mut families = self.registry.gather();
+        reading::append(&mut families, reading, &self.names);
+        self.append_own(&mut families);
+        process::append(&mut families);
+        // The encoder refuses a family without samples.
+        families.retain(|family| !family.get_metric().is_empty());
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut page = Vec::with_capacity(16 << 10);
+        TextEncoder::new()
+            .encode(&families, &mut page)
+            .expect("families are named and not empty, and writing to a Vec cannot fail");
+        page
+    }
+
+    /// What tidegate says about itself: its version, its configuration, its log.
+    fn append_own(&self, families: &mut Vec<MetricFamily>) {
+        let version = env!("CARGO_PKG_VERSION");
+        families.push(
+            Family::gauge("tidegate_build_info", "Always 1; the label is tidegate's version.")
+                .sample(&[("version", version)], 1.0)
+                .build(),
+        );
+        families.push(
+            Family::counter(
+                "tidegate_config_reloads_total",
+                "Attempts to load a changed configuration. Reloading is not built yet: always 0.",
+            )
+            .sample(&[("result", "success")], 0.0)
+            .sample(&[("result", "failure")], 0.0)
+            .build(),
+        );
+        families.push(
+            Family::gauge(
+                "tidegate_config_last_reload_successful",
+                "Whether the last attempt to load the configuration succeeded (1) or failed (0); \
+                 the load at start counts.",
+            )
+            .sample(&[], 1.0)
+            .build(),
+        );
+        families.push(
+            Family::gauge(
+                "tidegate_config_last_reload_success_timestamp_seconds",
+                "When the running configuration was loaded, in seconds since 1970-01-01 UTC.",
+            )
+            .sample(&[], self.started.as_secs_f64())
+            .build(),
+        );
+    }
+}
+
+/// A registered collector. Names are constants and differ, so registration cannot fail.
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    created: prometheus::Result<C>,
+) -> C {
+    let collector = created.expect("names, labels and buckets are valid constants");
+    registry.register(Box::new(collector.clone())).expect("each family is registered once");
+    collector
+}
+
+// === impl ServerMetrics ===
+
+impl ServerMetrics {
+    fn new(registry: &Registry) -> ServerMetrics {
+        let counter = |name, help| register(registry, IntCounter::new(name, help));
+        ServerMetrics {
+            accepted: counter("tidegate_connections_total", "Client connections accepted."),
+            refused: counter(
+                "tidegate_connections_refused_total",
+                "Client connections turned away because max_connections were open.",
+            ),
+        }
+    }
+
+    /// A client's connection was accepted and is served.
+    pub fn connection_accepted(&self) {
+        self.accepted.inc();
+    }
+
+    /// A client's connection was turned away at the bound.
+    pub fn connection_refused(&self) {
+        self.refused.inc();
+    }
+}
+
+// === impl WorkerMetrics ===
+
+impl WorkerMetrics {
+    fn all(registry: &Registry, workers: usize) -> Vec<WorkerMetrics> {
+        let busy = register(
+            registry,
+            CounterVec::new(
+                Opts::new(
+                    "tidegate_worker_busy_seconds_total",
+                    "Time a worker spent working rather than waiting for events, in seconds. \
+                     A rate near 1 means that the worker is the bottleneck.",
+                ),
+                &["worker"],
+            ),
+        );
+        let lag = register(
+            registry,
+            HistogramVec::new(
+                HistogramOpts::new(
+                    "tidegate_worker_lag_seconds",
+                    "How late a worker's timer fired, in seconds. High values mean that tidegate, \
+                     not the application, is short of CPU.",
+                )
+                .buckets(LAG_BUCKETS.to_vec()),
+                &["worker"],
+            ),
+        );
+        let worker = |index: usize| {
+            let label = index.to_string();
+            WorkerMetrics {
+                busy: busy.with_label_values(&[&label]),
+                lag: lag.with_label_values(&[&label]),
+            }
+        };
+        (0..workers).map(worker).collect()
+    }
+
+    /// The worker was at work for this much longer.
+    pub fn busy(&self, duration: Duration) {
+        self.busy.inc_by(duration.as_secs_f64());
+    }
+
+    /// A timer fired this late.
+    pub fn lag(&self, duration: Duration) {
+        self.lag.observe(duration.as_secs_f64());
+    }
+}

@@ -1,0 +1,237 @@
+//! What a scrape reads from the layers that own it, and the families made of it.
+//!
+//! Nothing here is kept: a [`Reading`] is filled under the owners' locks, put on the page and
+//! dropped. Both sides of the balance `arrivals = admitted + rejected + abandoned + queued` come
+//! from one reading.
+
+use prometheus::proto::MetricFamily;
+
+use super::{Family, Names};
+use crate::telemetry::logging;
+
+/// One consistent look at the state behind the page.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// Parallel to [`Config::routes`](crate::config::Config::routes).
+    pub routes: Vec<RouteReading>,
+    /// Parallel to [`Config::upstreams`](crate::config::Config::upstreams).
+    pub upstreams: Vec<UpstreamReading>,
+    /// Client connections open now.
+    pub connections: u64,
+    /// What `/ready` answers.
+    pub ready: bool,
+    /// A shutdown or drain is under way.
+    pub draining: bool,
+}
+
+/// The gate's view of one route.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteReading {
+    /// Requests that asked for a slot.
+    pub arrivals: u64,
+    /// Requests that got one.
+    pub admitted: u64,
+    /// Requests whose client left the queue.
+    pub abandoned: u64,
+    /// Requests refused, parallel to the `reasons` given to [`Metrics::new`](super::Metrics::new).
+    pub rejected: Vec<u64>,
+    /// Requests waiting now.
+    pub queue_depth: u64,
+    /// Places in the queue (`max_queue`).
+    pub queue_capacity: u64,
+    /// Requests admitted whose body has not ended.
+    pub in_flight: u64,
+    /// The most that `in_flight` may reach now.
+    pub in_flight_limit: u64,
+    /// The integral of `queue_depth` over time, in request-seconds.
+    pub queue_depth_seconds: f64,
+    /// The integral of `in_flight` over time, in request-seconds.
+    pub in_flight_seconds: f64,
+}
+
+/// The state of one upstream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UpstreamReading {
+    /// Requests in flight over all routes of the budget.
+    pub in_flight: u64,
+    /// The budget's limit now.
+    pub in_flight_limit: u64,
+    /// Whether the application accepts connections, as far as is known.
+    pub up: bool,
+    /// Connections open to it now, idle ones included.
+    pub connections: u64,
+}
+
+/// One family with a sample for each route.
+type RouteFamily = (Family, fn(&RouteReading) -> f64);
+/// One family with a sample for each upstream.
+type UpstreamFamily = (Family, fn(&UpstreamReading) -> f64);
+
+/// Appends every family that is filled from `reading`.
+pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, names: &Names) {
+    debug_assert_eq!(reading.routes.len(), names.routes.len(), "one reading a route");
+    debug_assert_eq!(reading.upstreams.len(), names.upstreams.len(), "one reading an upstream");
+    for (mut family, value) in route_counters().into_iter().chain(route_gauges()) {
+        for (name, route) in names.routes.iter().zip(&reading.routes) {
+            family.push(&[("route", name)], value(route));
+        }
+        families.push(family.build());
+    }
+    for (mut family, value) in upstream_gauges() {
+        for (name, upstream) in names.upstreams.iter().zip(&reading.upstreams) {
+            family.push(&[("upstream", name)], value(upstream));
+        }
+        families.push(family.build());
+    }
+    families.push(rejected(reading, names));
+    families.extend(process_wide(reading));
+}
+
+fn route_counters() -> [RouteFamily; 5] {
+    [
+        (
+            Family::counter(
+                "tidegate_arrivals_total",
+                "Requests that asked for a slot. Equals admitted + rejected + abandoned + those \
+                 queued now.",
+            ),
+            |route| route.arrivals as f64,
+        ),
+        (Family::counter("tidegate_admitted_total", "Requests that were given a slot."), |route| {
+            route.admitted as f64
+        }),
+        (
+            Family::counter(
+                "tidegate_abandoned_total",
+                "Requests whose client left while they waited for a slot.",
+            ),
+            |route| route.abandoned as f64,
+        ),
+        (
+            Family::counter(
+                "tidegate_queue_depth_seconds_total",
+                "Integral of the queue depth over time, in request-seconds: its rate is the exact \
+                 mean depth.",
+            ),
+            |route| route.queue_depth_seconds,
+        ),
+        (
+            Family::counter(
+                "tidegate_in_flight_seconds_total",
+                "Integral of the requests in flight over time, in request-seconds: its rate is the \
+                 exact mean concurrency.",
+            ),
+            |route| route.in_flight_seconds,
+        ),
+    ]
+}
+
+fn route_gauges() -> [RouteFamily; 4] {
+    [
+        (
+            Family::gauge(
+                "tidegate_queue_depth",
+                "Requests waiting for a slot now; those in flight are not among them.",
+            ),
+            |route| route.queue_depth as f64,
+        ),
+        (Family::gauge("tidegate_queue_capacity", "Places in the queue (max_queue)."), |route| {
+            route.queue_capacity as f64
+        }),
+        (
+            Family::gauge(
+                "tidegate_in_flight",
+                "Requests admitted whose response has not ended yet.",
+            ),
+            |route| route.in_flight as f64,
+        ),
+        (
+            Family::gauge(
+                "tidegate_in_flight_limit",
+                "The most requests this route may have in flight now: its own cap, else the \
+                 upstream's limit.",
+            ),
+            |route| route.in_flight_limit as f64,
+        ),
+    ]
+}
+
+fn upstream_gauges() -> [UpstreamFamily; 4] {
+    [
+        (
+            Family::gauge(
+                "tidegate_upstream_in_flight",
+                "Requests in flight at the application, over all routes that share its limit.",
+            ),
+            |upstream| upstream.in_flight as f64,
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_in_flight_limit",
+                "The most requests the application is given at once now (max_in_flight).",
+            ),
+            |upstream| upstream.in_flight_limit as f64,
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_up",
+                "Whether the application accepts connections (1) or refused the last one (0).",
+            ),
+            |upstream| flag(upstream.up),
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_connections",
+                "Connections open to the application now, idle ones included.",
+            ),
+            |upstream| upstream.connections as f64,
+        ),
+    ]
+}
+
+fn rejected(reading: &Reading, names: &Names) -> MetricFamily {
+    let mut family = Family::counter(
+        "tidegate_rejected_total",
+        "Requests that tidegate turned away without troubling the application, by reason.",
+    );
+    for (name, route) in names.routes.iter().zip(&reading.routes) {
+        debug_assert_eq!(route.rejected.len(), names.reasons.len(), "one count a reason");
+        for (reason, count) in names.reasons.iter().zip(&route.rejected) {
+            family.push(&[("reason", reason), ("route", name)], *count as f64);
+        }
+    }
+    family.build()
+}
+
+fn process_wide(reading: &Reading) -> [MetricFamily; 4] {
+    let one = |family: Family, value: f64| family.sample(&[], value).build();
+    [
+        one(
+            Family::gauge("tidegate_connections", "Client connections open now."),
+            reading.connections as f64,
+        ),
+        one(
+            Family::gauge(
+                "tidegate_ready",
+                "What /ready answers: 1 while tidegate listens and does not drain. \
+                 A full queue is not unready.",
+            ),
+            flag(reading.ready),
+        ),
+        one(
+            Family::gauge("tidegate_draining", "1 while tidegate finishes its work to exit."),
+            flag(reading.draining),
+        ),
+        one(
+            Family::counter(
+                "tidegate_log_lines_lost_total",
+                "Log lines not written because standard error was blocked or failed.",
+            ),
+            logging::lost_lines() as f64,
+        ),
+    ]
+}
+
+fn flag(value: bool) -> f64 {
+    if value { 1.0 } else { 0.0 }
+}

@@ -1,0 +1,93 @@
+//! What the tests over real sockets share: a sidecar in this process, an application that answers when
+//! told, a client that sends any bytes, the metrics, and the real binary.
+//!
+//! Nothing here sleeps in the hope that something has happened: whatever is awaited is awaited by its
+//! effect, for at most [`PATIENCE`], and a test that waits longer fails and says what for.
+
+// The tests of each behaviour take from here what they need.
+#![allow(dead_code, unused_imports)]
+
+mod app;
+mod metrics;
+mod process;
+mod wire;
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tidegate::config::{self, Overrides};
+use tidegate::sidecar::Sidecar;
+
+pub use app::{App, Echo};
+pub use metrics::Metrics;
+pub use process::Process;
+pub use wire::{End, Head, Message, Wire};
+
+/// How long anything may take that must happen.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for what must happen.
+pub async fn soon<F: Future>(what: impl Debug, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("not within {PATIENCE:?}: {what:?}"),
+    }
+}
+
+/// A sidecar in this process, on ports of its own.
+pub struct Tide {
+    pub sidecar: Sidecar,
+    /// Where clients connect.
+    pub address: SocketAddr,
+}
+
+// === impl Tide ===
+
+impl Tide {
+    /// In front of an application, configured by TOML that leaves out the addresses.
+    pub fn before(upstream: SocketAddr, toml: &str) -> Tide {
+        let flags = Overrides {
+            upstream: Some(format!("http://{upstream}")),
+            listen: Some("127.0.0.1:0".to_owned()),
+            admin_listen: Some("127.0.0.1:0".to_owned()),
+            ..Overrides::default()
+        };
+        let loaded = match config::parse("test.toml", toml, &[], &flags) {
+            Ok(loaded) => loaded,
+            Err(report) => panic!("{}", report.render(config::Format::Human, false)),
+        };
+        let sidecar = Sidecar::start(loaded.config, toml.to_owned()).expect("port 0 is free");
+        let address = sidecar.addresses()[0];
+        Tide { sidecar, address }
+    }
+
+    /// A new connection of a client.
+    pub async fn client(&self) -> Wire {
+        Wire::connect(self.address).await
+    }
+
+    /// The metrics of now.
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::scrape(self.sidecar.admin_address()).await
+    }
+
+    /// Waits until the metrics say so.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
+        Metrics::until(self.sidecar.admin_address(), what, holds).await
+    }
+
+    /// Waits until so many requests are queued, over all routes.
+    pub async fn until_queued(&self, count: u32) -> Metrics {
+        let what = format!("{count} queued");
+        self.until(&what, |m| m.sum("tidegate_queue_depth", &[]) == f64::from(count)).await
+    }
+
+    /// Waits until nothing is under way any more, and checks that everything adds up.
+    pub async fn at_rest(&self) -> Metrics {
+        let at_rest = self.until("nothing queued, nothing in flight", Metrics::is_at_rest).await;
+        at_rest.assert_conserved();
+        at_rest
+    }
+}

@@ -1,0 +1,121 @@
+//! The application behind the sidecar: one that answers when told, and one that answers by itself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, sleep};
+
+use super::soon;
+use super::wire::{Message, Wire};
+
+/// An application that answers when told: the test accepts each connection, reads what came and
+/// writes what it likes.
+pub struct App {
+    listener: TcpListener,
+    pub address: SocketAddr,
+}
+
+/// An application that answers each request at once or after a while, and counts.
+pub struct Echo {
+    pub address: SocketAddr,
+    pub counts: Arc<Counts>,
+    task: JoinHandle<()>,
+}
+
+/// What an [`Echo`] has seen.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub requests: AtomicUsize,
+    in_flight: AtomicU32,
+    /// The most requests at once.
+    pub most: AtomicU32,
+}
+
+// === impl App ===
+
+impl App {
+    pub async fn start() -> App {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port 0 is free");
+        let address = listener.local_addr().expect("bound");
+        App { listener, address }
+    }
+
+    /// The next connection that the sidecar opens.
+    pub async fn accept(&self) -> Wire {
+        let (stream, _) = soon("a connection", self.listener.accept()).await.expect("accepted");
+        Wire::new(stream)
+    }
+
+    /// Fails if the sidecar opens a connection within `time`.
+    pub async fn stays_alone(&self, time: Duration) {
+        let came = tokio::time::timeout(time, self.listener.accept()).await;
+        assert!(came.is_err(), "a connection that must not be");
+    }
+
+    /// Accepts, reads a request and answers 200 with `body`; the connection stays open.
+    pub async fn serve(&self, body: &str) -> (Wire, Message) {
+        let mut wire = self.accept().await;
+        let request = wire.request().await;
+        wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        (wire, request)
+    }
+}
+
+// === impl Echo ===
+
+impl Echo {
+    /// Answers 200 after `delay` with the target that was asked for.
+    pub async fn start(delay: Duration) -> Echo {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port 0 is free");
+        let address = listener.local_addr().expect("bound");
+        let counts = Arc::new(Counts::default());
+        let counted = Arc::clone(&counts);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(echo(Wire::new(stream), delay, Arc::clone(&counted)));
+            }
+        });
+        Echo { address, counts, task }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Serves a connection until its client goes. A request is in flight until it is answered or its
+/// connection has closed.
+async fn echo(mut wire: Wire, delay: Duration, counts: Arc<Counts>) {
+    use tokio::io::AsyncReadExt;
+    loop {
+        if wire.buffer.is_empty() {
+            match wire.stream.read_buf(&mut wire.buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        let request = wire.request().await;
+        counts.requests.fetch_add(1, Ordering::Relaxed);
+        let now = counts.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        counts.most.fetch_max(now, Ordering::Relaxed);
+        let left = tokio::select! {
+            () = sleep(delay) => false,
+            _ = wire.stream.readable() => true,
+        };
+        counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if left {
+            return;
+        }
+        let target = request.head.line.split(' ').nth(1).unwrap_or_default();
+        let length = target.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{target}");
+        if wire.try_send(answer).await.is_err() {
+            return;
+        }
+    }
+}
