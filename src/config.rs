@@ -1,12 +1,14 @@
 //! The configuration: one TOML file, environment variables and flags become a validated [`Config`].
 //!
-//! Three stages, each complete before the next: *raw* (what the file says, with positions), *resolved*
-//! (the types in [`model`], every default applied, every range checked) and *live* (what the other layers
-//! build from it). Later stages never check again. Only this module names serde and toml.
+//! Three stages, each complete before the next: *raw* (what the file says, with positions),
+//! *resolved* (the types in [`model`], every default applied, every range checked) and *live* (what
+//! the other layers build from it). Later stages never check again. Only this module names serde
+//! and toml.
 //!
-//! Read `raw` first: it is the reference of the file, from which messages, defaults and the JSON Schema are
-//! made. Then [`parse`]: `root` reads the tables, `resolve` makes the model, `lint` judges it as a whole.
-//! Every stage reports what is wrong and goes on, so that one run shows all of it.
+//! Read `raw` first: it is the reference of the file, from which messages, defaults and the JSON
+//! Schema are made. Then [`parse`]: `root` reads the tables, `resolve` makes the model, `lint`
+//! judges it as a whole. Every stage reports what is wrong and goes on, so that one run shows all
+//! of it.
 
 mod address;
 mod context;
@@ -30,6 +32,7 @@ mod units;
 mod values;
 mod words;
 
+use std::io::{self, Read};
 use std::path::Path;
 use std::{env, fs};
 
@@ -43,6 +46,9 @@ pub use source::Origin;
 
 use context::Context;
 use source::{Place, Sources};
+
+/// The largest file that is read, in bytes: 1 MiB.
+const MAX_FILE: u64 = 1 << 20;
 
 /// A valid configuration, with what is worth saying about it.
 #[derive(Clone, Debug)]
@@ -79,8 +85,8 @@ pub struct Origins(std::collections::BTreeMap<(String, String), Origin>);
 /// Reads a file.
 ///
 /// # Errors
-/// The file cannot be read, is not UTF-8, or is not a valid configuration: exit status 78. The report holds
-/// every error and warning.
+/// The file cannot be read, is not UTF-8, or is not a valid configuration: exit status 78. The
+/// report holds every error and warning.
 pub fn load(
     path: &Path,
     environment: &[(String, String)],
@@ -92,7 +98,7 @@ pub fn load(
         diagnostic.help(help);
         Report::new(Sources::new(&name, ""), vec![diagnostic])
     };
-    let bytes = fs::read(path).map_err(|error| {
+    let bytes = read(path).map_err(|error| {
         let help = "name another file with --config, or none at all with --upstream URL";
         unreadable(format!("cannot read {name}: {error}"), help)
     })?;
@@ -102,6 +108,16 @@ pub fn load(
         unreadable(format!("{name} is not UTF-8: see line {line}"), "save the file as UTF-8")
     })?;
     parse(&name, &text, environment, flags)
+}
+
+/// The bytes of a file of sensible size.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// Reads the text of a file called `name`.
@@ -121,7 +137,8 @@ pub fn parse(
     let broken_lines = syntax::report(&errors, text, &mut cx);
     let root = root::read(table.get_ref(), &mut cx);
     if broken {
-        // A repaired tree lacks keys and has odd ones: only what stands on sound lines is worth saying.
+        // A repaired tree lacks keys and has odd ones: only what stands on sound lines is worth
+        // saying.
         cx.forget_lines(&broken_lines);
         return Err(Report::new(cx.sources, cx.diagnostics));
     }
@@ -151,7 +168,8 @@ pub fn schema_json() -> String {
     text
 }
 
-/// The environment of the process. What is not UTF-8 is replaced, so that it is reported where it matters.
+/// The environment of the process. What is not UTF-8 is replaced, so that it is reported where it
+/// matters.
 pub fn environment() -> Vec<(String, String)> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     env::vars_os().map(|(name, value)| (text(name), text(value))).collect()

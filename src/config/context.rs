@@ -54,13 +54,17 @@ impl<'a> Context<'a> {
         self.diagnostics.last_mut().expect("one was just pushed")
     }
 
-    /// Drops every diagnostic on these lines, other than syntax errors.
+    /// Drops every diagnostic that touches these lines, other than syntax errors.
     pub(super) fn forget_lines(&mut self, lines: &[usize]) {
         let sources = &self.sources;
         self.diagnostics.retain(|diagnostic| {
             let place = diagnostic.place().filter(|place| place.is_in_file());
-            let line = place.map(|place| sources.position(place).line);
-            diagnostic.code == Code::Syntax || !line.is_some_and(|line| lines.contains(&line))
+            let touched = place.is_some_and(|place| {
+                let (first, last) =
+                    (sources.position(place).line, sources.end_position(place).line);
+                lines.iter().any(|line| (first..=last).contains(line))
+            });
+            diagnostic.code == Code::Syntax || !touched
         });
     }
 
@@ -134,7 +138,8 @@ fn variable_name(section: &str, key: &str) -> String {
     format!("{PREFIX}{}_{}", section.to_uppercase(), key.to_uppercase())
 }
 
-/// Kubernetes sets such variables in every pod when a Service is called `tidegate`: they are not ours.
+/// Kubernetes sets such variables in every pod when a Service is called `tidegate`: they are not
+/// ours.
 fn is_service_link(name: &str, value: &str) -> bool {
     let protocols = ["_TCP", "_UDP", "_SCTP"];
     let suffixes = ["", "_PROTO", "_PORT", "_ADDR"];

@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, and the report that collects it.
 //!
-//! A diagnostic has a stable code, says what is wrong under a caret, and says what to write instead. How it
-//! looks is decided in `render`.
+//! A diagnostic has a stable code, says what is wrong under a caret, and says what to write
+//! instead. How it looks is decided in `render`.
 
 use super::source::{Place, Sources};
 

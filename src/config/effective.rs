@@ -35,7 +35,8 @@ struct Table<'a> {
 }
 
 impl Loaded {
-    /// Every table, with defaults and inheritance applied. Keys with one possible value are left out.
+    /// Every table, with defaults and inheritance applied. Keys with one possible value are left
+    /// out.
     pub fn effective(&self) -> Vec<Section> {
         let mut sections = vec![self.server(), self.admin(), self.log()];
         let upstreams = 0..self.config.upstreams.len();
@@ -102,7 +103,8 @@ impl Loaded {
             .section
     }
 
-    /// The table of one route, with what it inherits. Keys without meaning on such a route are left out.
+    /// The table of one route, with what it inherits. Keys without meaning on such a route are left
+    /// out.
     pub fn effective_route(&self, index: usize) -> Section {
         let route = &self.config.routes[index];
         let upstream = &self.config.upstreams[route.upstream];

@@ -1,7 +1,7 @@
 //! `${VAR}` and `${VAR:-default}` inside strings; `$$` is one dollar sign.
 //!
-//! Expansion happens after the file was parsed, so that a variable can never change the file's structure
-//! and every position stays true. Pure: the caller looks variables up and reports.
+//! Expansion happens after the file was parsed, so that a variable can never change the file's
+//! structure and every position stays true. Pure: the caller looks variables up and reports.
 
 use std::ops::Range;
 
@@ -24,8 +24,8 @@ pub(super) enum ExpandError {
     Undefined(Range<usize>, String),
 }
 
-/// Replaces every variable. As in a shell, `:-` also replaces a variable that is set and empty. A dollar
-/// sign before anything but `{` or `$` stays.
+/// Replaces every variable. As in a shell, `:-` also replaces a variable that is set and empty. A
+/// dollar sign before anything but `{` or `$` stays.
 pub(super) fn expand<'v>(
     text: &'v str,
     lookup: impl Fn(&str) -> Option<&'v str>,

@@ -1,4 +1,5 @@
-//! Checks of several values together: budgets, listeners, and arithmetic that a person would not do.
+//! Checks of several values together: budgets, listeners, and arithmetic that a person would not
+//! do.
 //!
 //! Warnings are for what runs and is probably not meant. None fires on a default.
 
@@ -86,7 +87,11 @@ fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
 fn loops(draft: &Draft, listen: SocketAddr, cx: &mut Context<'_>) {
     for (raw, model) in draft.upstreams.iter().zip(&draft.config.upstreams) {
         let same = match model.host.parse::<std::net::IpAddr>() {
-            Ok(ip) => ip == listen.ip() || (ip.is_loopback() && listen.ip().is_unspecified()),
+            Ok(ip) => {
+                // An unspecified IPv6 listener accepts IPv4 too.
+                let reaches = listen.is_ipv6() || ip.is_ipv4();
+                ip == listen.ip() || (ip.is_loopback() && listen.ip().is_unspecified() && reaches)
+            }
             Err(_) => {
                 let open = listen.ip().is_unspecified() || listen.ip().is_loopback();
                 model.host.eq_ignore_ascii_case("localhost") && open
@@ -134,9 +139,8 @@ fn server_times(draft: &Draft, cx: &mut Context<'_>) {
              one just then",
             format_duration(server.idle_timeout)
         );
-        cx.report(Code::ShortKeepAlive, idle.place(), message, "below 60s").help(
-            "keep it above the idle timeout of what is in front, usually 60s: idle_timeout = \"75s\"",
-        );
+        cx.report(Code::ShortKeepAlive, idle.place(), message, "below 60s")
+            .help("keep it above that of what is in front, usually 60s: idle_timeout = \"75s\"");
     }
     for (upstream, model) in draft.upstreams.iter().zip(&draft.config.upstreams) {
         let idle = &upstream.table.idle_timeout;
@@ -246,5 +250,46 @@ fn route_times(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
         cx.report(Code::WaitAboveTimeout, place, message, "").help(
             "a short wait keeps the queue fresh: lower `max_wait`, or raise `response_timeout`",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Overrides};
+
+    fn codes(listen: &str, upstream: &str) -> Vec<&'static str> {
+        let text = format!(
+            "[server]\nlisten = {listen}\n[upstream]\nurl = \"http://{upstream}\"\n\
+             max_in_flight = 8\n"
+        );
+        match config::parse("t", &text, &[], &Overrides::default()) {
+            Ok(_) => Vec::new(),
+            Err(report) => report.diagnostics().iter().map(|d| d.code().name()).collect(),
+        }
+    }
+
+    #[test]
+    fn addresses_that_the_system_would_refuse_conflict() {
+        let conflict = |a: &str, b: &str| conflict(a.parse().unwrap(), b.parse().unwrap());
+        assert!(conflict("0.0.0.0:80", "127.0.0.1:80"));
+        assert!(conflict("[::1]:80", "[::]:80"));
+        assert!(conflict("10.0.0.1:80", "10.0.0.1:80"));
+        assert!(!conflict("0.0.0.0:80", "0.0.0.0:81"));
+        assert!(!conflict("127.0.0.1:80", "127.0.0.2:80"));
+        assert!(!conflict("0.0.0.0:80", "[::]:80"));
+        assert!(!conflict("0.0.0.0:0", "0.0.0.0:0"), "the system chooses two ports");
+    }
+
+    #[test]
+    fn an_upstream_that_is_the_listener_is_found() {
+        let (loops, fine) = (vec!["forwarding-loop"], Vec::<&str>::new());
+        assert_eq!(codes("\"0.0.0.0:80\"", "127.0.0.1:80"), loops);
+        assert_eq!(codes("\"0.0.0.0:80\"", "localhost"), loops);
+        assert_eq!(codes("\"[::]:80\"", "127.0.0.1"), loops);
+        assert_eq!(codes("\"10.0.0.1:80\"", "10.0.0.1"), loops);
+        assert_eq!(codes("\"0.0.0.0:80\"", "127.0.0.1:81"), fine);
+        assert_eq!(codes("\"0.0.0.0:80\"", "[::1]:80"), fine);
+        assert_eq!(codes("\"0.0.0.0:80\"", "app:80"), fine);
     }
 }

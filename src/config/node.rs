@@ -1,6 +1,7 @@
 //! One value as it was written, before a key gives it a meaning.
 //!
-//! The file, variables, flags and built-in defaults all become nodes; no reader of a value asks which.
+//! The file, variables, flags and built-in defaults all become nodes; no reader of a value asks
+//! which.
 
 use std::borrow::Cow;
 
@@ -94,10 +95,11 @@ impl<'a> Node<'a> {
     }
 }
 
-/// At most sixty characters: a value may be a page long.
+/// At most sixty characters of one line: a value may be a page long.
 pub(super) fn clipped(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(60) {
-        Some((at, _)) => Cow::Owned(format!("{}...", &text[..at])),
+    let cut = text.char_indices().enumerate().find(|(count, (_, c))| *count == 60 || *c == '\n');
+    match cut {
+        Some((_, (at, _))) => Cow::Owned(format!("{}...", &text[..at])),
         None => Cow::Borrowed(text),
     }
 }

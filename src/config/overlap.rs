@@ -70,8 +70,8 @@ fn catch_all(draft: &Draft, taker: usize, cx: &mut Context<'_>) {
     diagnostic.help("give it conditions, match = { path = \"/api\" }, or call it \"default\"");
 }
 
-/// Whether the first is asked before the second, on the requests that both could take. Only routes of
-/// equal paths can hide each other: a longer path takes less, and an exact one takes one path.
+/// Whether the first is asked before the second, on the requests that both could take. Only routes
+/// of equal paths can hide each other: a longer path takes less, and an exact one takes one path.
 fn precedes((rival_index, rival): (usize, &Match), (index, route): (usize, &Match)) -> bool {
     let rank = |matches: &Match, index| (matches.conditions(), std::cmp::Reverse(index));
     rival.path == route.path

@@ -1,7 +1,8 @@
-//! The file as it may be written: every table with its keys, their types, defaults and documentation.
+//! The file as it may be written: every table with its keys, their types, defaults and
+//! documentation.
 //!
-//! This is the reference of the configuration: the JSON Schema, the messages and the defaults are generated
-//! from it. Each key documents its unit, default, range and interactions, in that order.
+//! This is the reference of the configuration: the JSON Schema, the messages and the defaults are
+//! generated from it. Each key documents its unit, default, range and interactions, in that order.
 
 use std::net::SocketAddr;
 
@@ -41,18 +42,21 @@ table! {
         /// 10ms to 1h.
         header_timeout: Time<10, HOUR> = "10s",
         /// A duration: how long a connection may be silent between two requests. Default "75s",
-        /// 10ms to 1d. Keep it longer than the idle timeout of a load balancer in front, usually 60 s.
+        /// 10ms to 1d. Keep it longer than the idle timeout of a load balancer in front, usually 60
+        /// s.
         idle_timeout: Time<10, DAY> = "75s",
         /// A size: the largest request head. Default "32KiB", 8KiB to 1MiB.
         max_header_bytes: Size<8192, 1_048_576> = "32KiB",
         /// A duration: after SIGTERM, how long `/ready` fails while connections are still accepted.
         /// Default "0s", 0s to 1h. It comes on top of `shutdown_grace`.
         drain_delay: Time<0, HOUR> = "0s",
-        /// A duration: how long queued and in-flight requests may take to finish after that. Default
-        /// "8s", 0s to 1h. Together with `drain_delay` below the 10 s after which `docker stop` kills.
+        /// A duration: how long queued and in-flight requests may take to finish after that.
+        /// Default "8s", 0s to 1h. Together with `drain_delay` below the 10 s after which `docker
+        /// stop` kills.
         shutdown_grace: Time<0, HOUR> = "8s",
-        /// Peers whose `X-Forwarded-*` and `Forwarded` fields are kept: address ranges ("10.0.0.0/8"),
-        /// addresses, "loopback" and "private". Default ["loopback", "private"]. [] trusts nobody.
+        /// Peers whose `X-Forwarded-*` and `Forwarded` fields are kept: address ranges
+        /// ("10.0.0.0/8"), addresses, "loopback" and "private". Default ["loopback", "private"]. []
+        /// trusts nobody.
         trusted_proxies: List<Trusted> = "loopback, private",
         /// Which forwarding fields are written towards the application: "x-forwarded", "rfc7239",
         /// "both" or "off". Default "x-forwarded".
@@ -96,7 +100,8 @@ table! {
 table! {
     /// One application, and the budget of requests in flight that its routes share.
     Upstream {
-        /// Where the application listens: "http://HOST:PORT". Required. Port 80 unless given; no path.
+        /// Where the application listens: "http://HOST:PORT". Required. Port 80 unless given; no
+        /// path.
         url: Target,
         /// Requests that the application works on at once, over all routes; the others wait in the
         /// queue of their route. Default 16, with a warning; 1 to 100000. Streams and exempt routes
@@ -106,10 +111,12 @@ table! {
         /// routes need it; 1 to 1000000. At least `max_in_flight`, plus the `max_in_flight` of each
         /// stream route, plus 32 for each exempt route: fewer would be a second, hidden queue.
         max_connections: Int<1, 1_000_000> = "512",
-        /// A duration: to open a connection, over all addresses of the host. Default "1s", 1ms to 5m.
+        /// A duration: to open a connection, over all addresses of the host. Default "1s", 1ms to
+        /// 5m.
         connect_timeout: Time<1, 300_000> = "1s",
-        /// A duration: how long an unused connection is kept. Default "4s", 1ms to 1h. Keep it below
-        /// the application's own keep-alive (Node.js: 5 s), or requests meet closed connections.
+        /// A duration: how long an unused connection is kept. Default "4s", 1ms to 1h. Keep it
+        /// below the application's own keep-alive (Node.js: 5 s), or requests meet closed
+        /// connections.
         idle_timeout: Time<1, HOUR> = "4s",
     }
     required {}
@@ -117,6 +124,7 @@ table! {
         "auto_min": "belongs to max_in_flight = \"auto\", which comes with a later version",
         "auto_max": "belongs to max_in_flight = \"auto\", which comes with a later version",
         "dns_refresh": "names are looked up for each new connection",
+        "max_upstream_latency": "belongs to max_in_flight = \"auto\", which comes later",
         "hold": "a refused connection is answered with 502 at once",
     }
 }
@@ -128,8 +136,8 @@ table! {
         status: Status = "503",
         /// "problem+json" (RFC 9457), "text" (one line) or "none". Default "problem+json".
         body: RejectBody = "problem+json",
-        /// The `Retry-After` field: "auto" (from queue and drain rate, 1 to 30 s), whole seconds from
-        /// "1s" to "1h", or "off". Default "auto".
+        /// The `Retry-After` field: "auto" (from queue and drain rate, 1 to 30 s), whole seconds
+        /// from "1s" to "1h", or "off". Default "auto".
         retry_after: RetryAfter = "auto",
     }
     required {}
@@ -153,8 +161,8 @@ table! {
 table! {
     /// What every route inherits.
     Defaults {
-        /// Places in the queue of each route. Default 1024, 0 to 1000000; 0: never wait. More places
-        /// than can be served within `max_wait` are of no use.
+        /// Places in the queue of each route. Default 1024, 0 to 1000000; 0: never wait. More
+        /// places than can be served within `max_wait` are of no use.
         max_queue: Int<0, 1_000_000> = "1024",
         /// A duration: the longest wait for a slot; then the request is rejected. Default "1s", 1ms
         /// to 10m. Without effect where `max_queue` is 0.
@@ -164,8 +172,9 @@ table! {
         /// A duration or "off": from the request being sent to the head of the response; then 504.
         /// Default "30s", 1ms to 1d.
         response_timeout: OrOff<Time<1, DAY>> = "30s",
-        /// A duration or "off": the longest silence inside the body of a request or response. Default
-        /// "30s", 1ms to 1d. Stream routes do not inherit it: theirs is "off" unless set on the route.
+        /// A duration or "off": the longest silence inside the body of a request or response.
+        /// Default "30s", 1ms to 1d. Stream routes do not inherit it: theirs is "off" unless set on
+        /// the route.
         idle_body_timeout: OrOff<Time<1, DAY>> = "30s",
         /// What becomes of a request in flight whose client left: "cancel" closes the upstream
         /// connection; "finish" holds the slot until the application is done, for applications that
@@ -186,10 +195,11 @@ table! {
 }
 
 table! {
-    /// A route: which requests it takes, and how they are admitted. Requests that no route takes go to
-    /// the built-in route `default`, which a `[[route]]` of that name tunes.
+    /// A route: which requests it takes, and how they are admitted. Requests that no route takes go
+    /// to the built-in route `default`, which a `[[route]]` of that name tunes.
     Route {
-        /// Its name in metrics and logs: 1 to 64 letters, digits, `_` and `-`. Required, and unique.
+        /// Its name in metrics and logs: 1 to 64 letters, digits, `_` and `-`. Required, and
+        /// unique.
         name: Text,
         /// Which requests it takes. Default: all. Of several routes that match, one with `exact` is
         /// taken first, then the longest path, then more conditions, then the order of the file.
@@ -200,11 +210,12 @@ table! {
         /// "queue" (through the gate), "exempt" (past the budget, at most 32 at once, never queued:
         /// for probes) or "deny" (404). Default "queue".
         admission: AdmissionMode = "queue",
-        /// "request" or "stream". Default "request". A stream (server-sent events, long polling) does
-        /// not count against the budget of the upstream and needs a `max_in_flight` of its own.
+        /// "request" or "stream". Default "request". A stream (server-sent events, long polling)
+        /// does not count against the budget of the upstream and needs a `max_in_flight` of its
+        /// own.
         kind: RouteKind = "request",
-        /// Requests of this route in flight at once. Default: no cap of its own; 1 to 100000. At most
-        /// the upstream's, unless the route is a stream; a stream needs it.
+        /// Requests of this route in flight at once. Default: no cap of its own; 1 to 100000. At
+        /// most the upstream's, unless the route is a stream; a stream needs it.
         max_in_flight: Slots,
         /// Slots of the budget that other routes may not use. Default 0, 0 to 100000. At most the
         /// route's `max_in_flight`; the sum over all routes at most the upstream's.
@@ -242,9 +253,9 @@ table! {
 table! {
     /// The conditions of a route: all that are given must hold.
     Match {
-        /// A path that begins with `/`. Default "/". It takes everything below it, on segment borders:
-        /// "/api" takes "/api" and "/api/x", not "/apix". Compared with the path as the client sent it,
-        /// without decoding `%` escapes, and case-sensitively.
+        /// A path that begins with `/`. Default "/". It takes everything below it, on segment
+        /// borders: "/api" takes "/api" and "/api/x", not "/apix". Compared with the path as the
+        /// client sent it, without decoding `%` escapes, and case-sensitively.
         path: Text = "/",
         /// Whether the whole path must be equal. Default false.
         exact: bool = "false",

@@ -1,5 +1,6 @@
-//! Raw tables become the resolved configuration: inheritance, names turned into indices, defaults that
-//! depend on the machine. What is wrong is reported and replaced by a default, so that one pass finds all.
+//! Raw tables become the resolved configuration: inheritance, names turned into indices, defaults
+//! that depend on the machine. What is wrong is reported and replaced by a default, so that one
+//! pass finds all.
 //!
 //! `lint` then judges the values together.
 

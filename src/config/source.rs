@@ -1,7 +1,7 @@
 //! Where a value was written: the file, an environment variable, a flag, or nowhere.
 //!
-//! Every text that values come from is kept here under a number, so that a place is three numbers and a
-//! caret can be drawn under any of them. Knows nothing of what the texts mean.
+//! Every text that values come from is kept here under a number, so that a place is three numbers
+//! and a caret can be drawn under any of them. Knows nothing of what the texts mean.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,5 +1,5 @@
-//! Tables of keys. The macro `table!` turns one list of keys, each with its documentation, type and default,
-//! into the struct, its reader, and its part of the JSON Schema: a key is described once.
+//! Tables of keys. The macro `table!` turns one list of keys, each with its documentation, type and
+//! default, into the struct, its reader, and its part of the JSON Schema: a key is described once.
 
 use serde_json::{Value as Json, json};
 use toml::de::DeTable;
@@ -195,7 +195,16 @@ pub(super) fn read_nested<T: Table>(node: &Node<'_>, cx: &mut Context<'_>) -> Op
             let entries = Entries { table: Some(table), section: "", title: &title };
             Some(T::read_entries(&entries, cx))
         }
-        _ => node.wrong_type("a table such as { key = value }", cx),
+        _ => {
+            let example = T::KEYS.first().copied().unwrap_or("key");
+            let written = cx.sources.slice(node.place).to_owned();
+            node.wrong_type::<()>(&format!("a table such as {{ {example} = ... }}"), cx);
+            let simple = matches!(node.shape, Shape::Text { .. } | Shape::Integer(_));
+            if let (true, Some(last)) = (simple && written.len() < 80, cx.diagnostics.last_mut()) {
+                last.help(format!("write {} = {{ {example} = {written} }}", node.key));
+            }
+            None
+        }
     }
 }
 

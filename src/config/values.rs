@@ -1,7 +1,7 @@
 //! The types that keys have: numbers in a range, durations, sizes, words, lists.
 //!
-//! Each knows how to read itself from a node, what to say when that fails, and its JSON Schema. Nothing here
-//! looks at two keys at once: that is `resolve` and `lint`.
+//! Each knows how to read itself from a node, what to say when that fails, and its JSON Schema.
+//! Nothing here looks at two keys at once: that is `resolve` and `lint`.
 
 use std::time::Duration;
 

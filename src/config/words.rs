@@ -38,12 +38,14 @@ pub(super) fn read_word<T: Copy>(
     None
 }
 
-/// Makes a type of the resolved configuration one that a key can have: words, and words of later versions.
+/// Makes a type of the resolved configuration one that a key can have: words, and words of later
+/// versions.
 macro_rules! words {
     ($type:ty { $($name:literal => $value:expr),* $(,)? } later { $($later:literal),* }) => {
         impl $type {
             /// Each value with the word for it.
-            pub(in crate::config) const WORDS: &'static [(&'static str, Self)] = &[$(($name, $value)),*];
+            pub(in crate::config) const WORDS: &'static [(&'static str, Self)] =
+                &[$(($name, $value)),*];
         }
 
         impl Value for $type {

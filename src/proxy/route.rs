@@ -1,17 +1,19 @@
 //! Which route takes a request. Pure and without allocation; knows nothing of admission.
 //!
-//! What is compared is the path as the client sent it and as it is forwarded: `%` escapes are not decoded,
-//! dot segments and double slashes are not resolved. Of the routes whose conditions all hold the most
-//! specific takes the request: `exact` before prefixes, longer paths before shorter ones, more kinds of
-//! conditions (hosts, methods) before fewer, then the order of the configuration.
+//! What is compared is the path as the client sent it and as it is forwarded: `%` escapes are not
+//! decoded, dot segments and double slashes are not resolved. Of the routes whose conditions all
+//! hold the most specific takes the request: `exact` before prefixes, longer paths before shorter
+//! ones, more kinds of conditions (hosts, methods) before fewer, then the order of the
+//! configuration.
 
 use crate::config::{Match, Route};
 
 /// The routes of a configuration, sorted for look-up.
 ///
-/// Paths are kept in lexical order, each with a link to the longest other one that it begins with. A look-up
-/// finds the last path that is not after the request's and follows the links: one binary search and as many
-/// steps as configured paths lie inside each other, however long and odd the request's path is.
+/// Paths are kept in lexical order, each with a link to the longest other one that it begins with.
+/// A look-up finds the last path that is not after the request's and follows the links: one binary
+/// search and as many steps as configured paths lie inside each other, however long and odd the
+/// request's path is.
 #[derive(Clone, Debug)]
 pub struct RouteTable {
     exact: Vec<Entry>,
@@ -52,7 +54,8 @@ impl RouteTable {
         }
     }
 
-    /// The index of the route that takes the request. `path` is without the query; `host` may carry a port.
+    /// The index of the route that takes the request. `path` is without the query; `host` may carry
+    /// a port.
     pub fn find(&self, method: &str, host: Option<&str>, path: &str) -> usize {
         let host = host.map(bare_host);
         let exact = self.exact.binary_search_by(|entry| (*entry.path).cmp(path)).ok();
@@ -61,8 +64,8 @@ impl RouteTable {
     }
 
     fn find_prefix(&self, method: &str, host: Option<&str>, path: &str) -> Option<usize> {
-        // Whatever `path` begins with lies on the chain of the last entry that is not after it: all that
-        // stands between a prefix of `path` and `path` itself begins with that prefix too.
+        // Whatever `path` begins with lies on the chain of the last entry that is not after it: all
+        // that stands between a prefix of `path` and `path` itself begins with that prefix too.
         let after = self.prefixes.partition_point(|entry| *entry.path <= *path);
         let mut at = after.checked_sub(1);
         while let Some(entry) = at.and_then(|at| self.prefixes.get(at)) {

@@ -1,7 +1,8 @@
 //! Every bad configuration has a fixture with its exact message.
 //!
-//! `tests/config_fixtures/NAME.toml` gives `NAME.expected`. Comment lines at the top of a fixture may set the
-//! scene: `# env: NAME=value` and `# flag: listen=value`. `UPDATE_GOLDEN=1` rewrites what is expected.
+//! `tests/config_fixtures/NAME.toml` gives `NAME.expected`. Comment lines at the top of a fixture
+//! may set the scene: `# env: NAME=value` and `# flag: listen=value`. `UPDATE_GOLDEN=1` rewrites
+//! what is expected.
 
 #![allow(clippy::unwrap_used)] // in the helpers; clippy.toml covers test functions only
 

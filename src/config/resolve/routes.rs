@@ -1,4 +1,5 @@
-//! Routes: names, inheritance from `[defaults]` and `[reject]`, conditions, and the upstream of each.
+//! Routes: names, inheritance from `[defaults]` and `[reject]`, conditions, and the upstream of
+//! each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -213,8 +214,8 @@ fn choose_upstream(
     found
 }
 
-/// Clears what has no meaning on a route that is not queued, so that nobody acts on it. Comes after the
-/// checks, which need to see it.
+/// Clears what has no meaning on a route that is not queued, so that nobody acts on it. Comes after
+/// the checks, which need to see it.
 pub(in crate::config) fn clear_meaningless(route: &mut Route) {
     if route.admission == AdmissionMode::Queue {
         return;
