@@ -385,7 +385,7 @@ impl Gate {
             self.leave_queue(index);
             self.admit(lane);
             self.resolve(index, State::Granted(self.now));
-            self.ready.to_the_end(&mut self.lanes, lane);
+            self.ready.move_to_end(&mut self.lanes, lane);
             self.lanes[lane as usize].check();
         }
     }

@@ -43,12 +43,12 @@ impl Ready {
     /// Puts a lane into the list where it belongs now; its place there is kept if it stays.
     pub(super) fn refile(&mut self, lanes: &mut [Lane], lane: u32) {
         if lanes[lane as usize].belongs() != lanes[lane as usize].standing {
-            self.to_the_end(lanes, lane);
+            self.move_to_end(lanes, lane);
         }
     }
 
     /// Puts a lane to the end of the list where it belongs now.
-    pub(super) fn to_the_end(&mut self, lanes: &mut [Lane], lane: u32) {
+    pub(super) fn move_to_end(&mut self, lanes: &mut [Lane], lane: u32) {
         self.unlink(lanes, lane);
         let standing = lanes[lane as usize].belongs();
         lanes[lane as usize].standing = standing;

@@ -1,6 +1,7 @@
 //! Integration tests: one module for each behaviour, one support module.
 
-#![allow(unreachable_pub)]
+// A test that cannot go on should say where it stopped, and its helpers are as public as they need.
+#![allow(clippy::unwrap_used, unreachable_pub)]
 
 mod config;
 mod config_check;
