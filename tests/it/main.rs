@@ -10,6 +10,7 @@ mod exactness;
 mod forwarding;
 mod gate_model;
 mod layering;
+mod peers;
 mod random;
 mod support;
 mod telemetry_metrics;
