@@ -3,6 +3,7 @@
 #![allow(unreachable_pub)]
 
 mod forwarding;
+mod framing;
 mod gate_model;
 mod random;
 mod support;
