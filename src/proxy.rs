@@ -2,6 +2,21 @@
 //!
 //! [`Proxy::handle`] is the whole way; there is no way back, and any refusal leaves sideways, once, into
 //! `respond`. Knows nothing of listeners and sockets; a request's connection is a [`Client`].
+//!
+//! ## Departures
+//!
+//! What hyper decides before anybody can look, and what therefore differs from the letter of the RFCs or
+//! from "as received". Each stands in a test (`tests/it/framing.rs`, `forwarding.rs`):
+//!
+//! - A bare LF ends a line of a request's head, as RFC 9112, section 2.2, permits; it is forwarded as CR LF.
+//! - The fragment of a target is dropped; what is matched and forwarded is the same, without it.
+//! - Equal lengths on several lines become one. A length beside `Transfer-Encoding: chunked` is dropped
+//!   and the connection closed after the answer (RFC 9112, section 6.1).
+//! - Field names are forwarded in lower case; an answer without `Date` gets one.
+//! - `Content-Length` of a 304 is dropped; that of an answer to HEAD stays.
+//! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`.
+//! - Interim responses other than 100 are not relayed.
+//! - The preface of HTTP/2 closes the connection without an answer.
 
 mod body;
 mod client;
@@ -20,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 
@@ -241,8 +256,7 @@ impl Proxy {
         target: &PathAndQuery,
         host: &HeaderValue,
     ) -> Exchange {
-        let (method, headers): (&Method, &HeaderMap) = (request.method(), request.headers());
-        Exchange::new(self, client, route, method, (target, host), headers)
+        Exchange::new(self, client, route, request, target, host)
     }
 
     async fn admit(

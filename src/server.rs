@@ -42,6 +42,7 @@ struct Context {
     proxy: Arc<Proxy>,
     registry: Registry,
     http1: http1::Builder,
+    max_head: usize,
     header_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -82,6 +83,7 @@ impl Server {
             proxy,
             registry: Registry::new(settings.max_connections),
             http1,
+            max_head: settings.max_header_bytes,
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,
         });

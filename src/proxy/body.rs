@@ -169,7 +169,7 @@ impl Relay {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.progress();
                 open.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
-                if open.incoming.is_end_stream() {
+                if is_last(&frame, &open.incoming) {
                     self.end();
                 }
                 Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
@@ -261,7 +261,7 @@ impl Body for UploadBody {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.progress();
                 this.upload.moved(frame.data_ref().map_or(0, Bytes::len));
-                if this.incoming.is_end_stream() {
+                if is_last(&frame, &this.incoming) {
                     this.upload.set(UploadState::Whole);
                 }
                 Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
@@ -347,6 +347,11 @@ impl Upload {
     fn set(&self, state: UploadState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
+}
+
+/// Whether nothing comes after a frame. After trailers hyper does not ask again.
+fn is_last(frame: &Frame<Bytes>, incoming: &Incoming) -> bool {
+    frame.is_trailers() || incoming.is_end_stream()
 }
 
 fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {

@@ -42,6 +42,8 @@ pub struct Activity {
     /// The client may still be sending what nobody will read.
     unread: AtomicBool,
     end_of_input: AtomicBool,
+    /// The response broke off, and only a reset can tell.
+    spoilt: AtomicBool,
 }
 
 /// The phases of a connection.
@@ -105,6 +107,7 @@ impl Activity {
             patience: AtomicU64::new(0),
             unread: AtomicBool::new(false),
             end_of_input: AtomicBool::new(false),
+            spoilt: AtomicBool::new(false),
         }
     }
 
@@ -172,6 +175,18 @@ impl Activity {
     #[must_use]
     pub fn must_linger(&self) -> bool {
         self.unread.load(Ordering::Relaxed) && !self.end_of_input.load(Ordering::Relaxed)
+    }
+
+    /// The response broke off although to its client (of HTTP/1.0) the end of the connection is the end
+    /// of the body.
+    pub fn spoil(&self) {
+        self.spoilt.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether an orderly close would make a broken response look whole.
+    #[must_use]
+    pub fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method, Request, Version};
 use tokio::time::Instant;
 
 use super::Proxy;
@@ -36,6 +36,7 @@ pub(super) struct Exchange {
     granted: Option<Instant>,
     queue_wait: Duration,
     upstream_time: Option<Duration>,
+    version: Version,
     status: u16,
     reason: Option<RejectReason>,
     error: Option<UpstreamError>,
@@ -48,27 +49,28 @@ pub(super) struct Exchange {
 // === impl Exchange ===
 
 impl Exchange {
-    pub(super) fn new(
+    pub(super) fn new<B>(
         proxy: &Arc<Proxy>,
         client: &Arc<Client>,
         route: usize,
-        method: &Method,
-        target: (&PathAndQuery, &HeaderValue),
-        headers: &HeaderMap,
+        request: &Request<B>,
+        target: &PathAndQuery,
+        host: &HeaderValue,
     ) -> Exchange {
         Exchange {
             proxy: Arc::clone(proxy),
             client: Arc::clone(client),
             route,
-            method: method.clone(),
-            target: target.0.clone(),
-            host: target.1.clone(),
-            traceparent: headers.get("traceparent").cloned(),
+            method: request.method().clone(),
+            target: target.clone(),
+            host: host.clone(),
+            traceparent: request.headers().get("traceparent").cloned(),
             upload: None,
             started: Instant::now(),
             granted: None,
             queue_wait: Duration::ZERO,
             upstream_time: None,
+            version: request.version(),
             status: CLIENT_CLOSED_REQUEST,
             reason: None,
             error: None,
@@ -122,6 +124,9 @@ impl Exchange {
     pub(super) fn failed(&mut self, error: UpstreamError) {
         self.error = Some(error);
         self.broke_off = self.status != CLIENT_CLOSED_REQUEST;
+        if self.broke_off && self.version == Version::HTTP_10 {
+            self.client.activity.spoil();
+        }
         self.proxy.metrics().route(self.route).upstream_error(error as usize);
     }
 

@@ -125,9 +125,10 @@ pub(super) fn clean_response_framing(headers: &mut HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, None) => {}
-        // RFC 9112, section 6.3: the coding overrides the length.
+        // Both: perhaps two responses smuggled into one (RFC 9112, section 6.3: "ought to be handled as
+        // an error").
+        (Some(_), _) if headers.contains_key(CONTENT_LENGTH) => return false,
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
-            headers.remove(CONTENT_LENGTH);
             headers.remove(TRANSFER_ENCODING);
             return true;
         }
@@ -230,7 +231,8 @@ mod tests {
         let coding = "transfer-encoding";
         assert_eq!(framing(&[(length, "5")]).unwrap(), ["content-length: 5"]);
         assert_eq!(framing(&[(length, "5, 5"), (length, "5")]).unwrap(), ["content-length: 5"]);
-        assert_eq!(framing(&[(length, "5"), (coding, "chunked")]).unwrap(), [""; 0]);
+        assert_eq!(framing(&[(coding, "chunked")]).unwrap(), [""; 0]);
+        assert_eq!(framing(&[(length, "5"), (coding, "chunked")]), None);
         assert_eq!(framing(&[(length, "5, 6")]), None);
         assert_eq!(framing(&[(length, "+5")]), None);
         assert_eq!(framing(&[(coding, "foo")]), None);

@@ -51,7 +51,7 @@ pub(super) async fn serve(context: &Context, handle: &Handle) {
                 let _ = handle.client.stream.try_write(HEADER_TIMEOUT);
                 return close(&handle.client, true).await;
             }
-            Ended::Cut => return,
+            Ended::Cut => return reset(&handle.client),
         }
     }
 }
@@ -104,7 +104,7 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
     let client = &handle.client;
     let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
-    let io = TokioIo::new(ClientIo::new(Arc::clone(client), first));
+    let io = TokioIo::new(ClientIo::new(Arc::clone(client), first, context.max_head));
     let mut connection: Box<Hyper> = Box::new(context.http1.serve_connection(io, service));
     let mut timer: Option<Pin<Box<Sleep>>> = None;
     let mut asked_to_end = false;
@@ -118,6 +118,9 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
             Command::Drain | Command::Run => {}
         }
         if let Poll::Ready(result) = Pin::new(&mut *connection).poll(task) {
+            if client.activity.is_spoilt() {
+                return Poll::Ready(Ended::Cut);
+            }
             let malformed = result.is_err_and(|error| error.is_parse());
             return Poll::Ready(Ended::Closed {
                 linger: malformed || client.activity.must_linger(),
@@ -186,6 +189,12 @@ async fn close(client: &Client, linger: bool) {
     if linger {
         let _ = timeout(LINGER_TIME, discard(client)).await;
     }
+}
+
+/// Closes a connection so that the client cannot take what it has got for the whole, and the kernel does
+/// not keep what it would not read.
+fn reset(client: &Client) {
+    let _ = socket2::SockRef::from(&*client.stream).set_linger(Some(Duration::ZERO));
 }
 
 async fn discard(client: &Client) -> io::Result<()> {

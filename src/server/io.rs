@@ -5,10 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-use crate::proxy::Client;
+use crate::proxy::{Client, Phase};
 
 /// Reads and writes a client's socket.
 #[derive(Debug)]
@@ -16,13 +16,29 @@ pub(super) struct ClientIo {
     client: Arc<Client>,
     /// Read before, and to be read again.
     first: Bytes,
+    /// hyper's bound on a head holds only for what it has read, and it reads as far as its buffer goes.
+    max_head: usize,
+    /// How much of the present head has come.
+    head: usize,
 }
 
 // === impl ClientIo ===
 
 impl ClientIo {
-    pub(super) fn new(client: Arc<Client>, first: Bytes) -> ClientIo {
-        ClientIo { client, first }
+    pub(super) fn new(client: Arc<Client>, first: Bytes, max_head: usize) -> ClientIo {
+        let head = first.len();
+        ClientIo { client, first, max_head, head }
+    }
+
+    /// How much may be read now, so that no head becomes longer than it may. Never nothing: that would
+    /// look like the end of the input.
+    fn allowance(&mut self) -> usize {
+        match self.client.activity.phase().0 {
+            Phase::Idle => self.head = 0,
+            Phase::Head => {}
+            Phase::Busy => return usize::MAX,
+        }
+        self.max_head.saturating_sub(self.head).max(1)
     }
 }
 
@@ -40,14 +56,16 @@ impl AsyncRead for ClientIo {
         }
         loop {
             ready!(self.client.stream.poll_read_ready(context))?;
-            match self.client.stream.try_read_buf(buf) {
+            let allowance = self.allowance();
+            match self.client.stream.try_read_buf(&mut (&mut *buf).limit(allowance)) {
                 Ok(0) if buf.remaining() > 0 => {
                     self.client.activity.end_of_input();
                     return Poll::Ready(Ok(()));
                 }
-                Ok(_) => {
+                Ok(read) => {
+                    self.head += read;
                     self.client.activity.received();
-                    if buf.remaining() > 0 {
+                    if read < allowance && buf.remaining() > 0 {
                         self.emptied();
                     }
                     return Poll::Ready(Ok(()));

@@ -8,6 +8,7 @@ mod config_check;
 mod config_fixtures;
 mod exactness;
 mod forwarding;
+mod framing;
 mod gate_model;
 mod layering;
 mod peers;

@@ -84,7 +84,8 @@ impl Wire {
                 return String::from_utf8(taken).expect("UTF-8");
             }
             let more = self.more().await.expect("open");
-            assert!(more, "ended before {mark:?}: {}", self.shown());
+            let peer = self.stream.peer_addr();
+            assert!(more, "{peer:?} ended before {mark:?}: {}", self.shown());
         }
     }
 
