@@ -8,4 +8,5 @@ pub mod proxy;
 pub mod server;
 pub mod sidecar;
 pub mod telemetry;
+pub mod timer;
 pub mod upstream;

@@ -3,8 +3,10 @@
 //! The request's head is made fit, a connection is leased, the permit goes into the lease, and the
 //! response leaves as a body that holds both until it ends.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +16,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::body::{ResponseBody, Upload, UploadBody, UploadState};
 use super::client::Client;
@@ -266,18 +268,22 @@ impl InFlight {
         &mut self,
         limit: Option<Duration>,
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> {
-        let (answer, _) = self.open.as_mut().expect("a request in flight has not ended");
-        let Some(limit) = limit else { return Some(answer.await) };
-        let Some(upload) = &self.upload else { return timeout(limit, answer).await.ok() };
-        loop {
-            let deadline = upload.last_progress() + limit;
-            if let Ok(answered) = timeout_at(deadline, &mut *answer).await {
-                return Some(answered);
+        let (answer, lease) = self.open.as_mut().expect("a request in flight has not ended");
+        let (begun, upload) = (Instant::now(), self.upload.as_deref());
+        poll_fn(|task| {
+            if let Poll::Ready(answered) = answer.as_mut().poll(task) {
+                return Poll::Ready(Some(answered));
             }
-            if upload.last_progress() + limit <= Instant::now() {
-                return None;
+            let Some(limit) = limit else { return Poll::Pending };
+            loop {
+                let deadline = upload.map_or(begun, Upload::last_progress) + limit;
+                ready!(lease.poll_deadline(deadline, task));
+                if deadline == upload.map_or(begun, Upload::last_progress) + limit {
+                    return Poll::Ready(None);
+                }
             }
-        }
+        })
+        .await
     }
 
     /// It has ended, one way or the other.

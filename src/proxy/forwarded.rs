@@ -6,18 +6,27 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
+use super::headers::remove_all;
 use crate::config::{Cidr, Forwarded};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Fields that applications read like those above, and that tidegate itself does not write.
-const RELATED: [HeaderName; 4] = [
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
-];
+
+/// What an application may take for the word of a proxy, whether tidegate writes it or not.
+fn is_forwarding(name: &str) -> bool {
+    matches!(
+        name,
+        "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-prefix"
+            | "x-forwarded-server"
+            | "x-real-ip"
+            | "forwarded"
+    )
+}
 
 /// The other end of a connection, as its requests tell it: written once, said often.
 #[derive(Clone, Debug)]
@@ -66,11 +75,7 @@ impl Forwarding {
         }
         let address = peer.address;
         if !self.trusts(address) {
-            for name in RELATED.iter().chain(&[X_FORWARDED_FOR, X_FORWARDED_PROTO]) {
-                headers.remove(name);
-            }
-            headers.remove(X_FORWARDED_HOST);
-            headers.remove(FORWARDED);
+            remove_all(headers, is_forwarding);
         }
         if self.mode != Forwarded::Rfc7239 {
             append_address(headers, peer);

@@ -3,52 +3,55 @@
 //! Fields of one hop end here, in both directions (RFC 9110, section 7.6.1); everything else passes.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
+    TRANSFER_ENCODING, VIA,
 };
 
 /// Fields that mean one hop only, whether `Connection` names them or not. Proxy authentication is with
 /// tidegate, which has none, and must not reach the application.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    TE,
-    UPGRADE,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-];
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+            | "te"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
+}
 
 /// What `Connection` may name in vain: a message without them would mean something else.
 const NEVER_NOMINATED: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, COOKIE];
 
 /// Fields that mean something to the framing, routing or authentication of a message and therefore must
 /// not come after its body (RFC 9110, section 6.5.1).
-const NEVER_IN_TRAILERS: [HeaderName; 14] = [
-    HOST,
-    CONTENT_LENGTH,
-    TRANSFER_ENCODING,
-    TRAILER,
-    TE,
-    CONNECTION,
-    UPGRADE,
-    COOKIE,
-    http::header::SET_COOKIE,
-    http::header::AUTHORIZATION,
-    http::header::CONTENT_TYPE,
-    http::header::CONTENT_ENCODING,
-    http::header::CONTENT_RANGE,
-    http::header::CACHE_CONTROL,
-];
+fn is_never_in_trailers(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "transfer-encoding"
+            | "trailer"
+            | "cookie"
+            | "set-cookie"
+            | "authorization"
+            | "content-type"
+            | "content-encoding"
+            | "content-range"
+            | "cache-control"
+    )
+}
 
 /// Makes the head of a request fit for the application: hop-by-hop fields go, `Via` comes, and
 /// `TE: trailers` stays if the client can take trailers.
 pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
     let trailers = accepts_trailers(headers);
-    remove_hop_by_hop(headers);
+    remove_nominated(headers);
     // The framing is said anew from what the body is.
-    headers.remove(TRANSFER_ENCODING);
+    remove_all(headers, |name| is_hop_by_hop(name) || name == "transfer-encoding");
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -62,27 +65,27 @@ pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
 
 /// Makes the head of a response fit for the client.
 pub(super) fn response(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
+    remove_nominated(headers);
+    remove_all(headers, is_hop_by_hop);
 }
 
 /// Removes what may not come after a body.
 pub(super) fn trailers(trailers: &mut HeaderMap) {
-    remove_hop_by_hop(trailers);
-    for name in &NEVER_IN_TRAILERS {
-        trailers.remove(name);
-    }
+    remove_nominated(trailers);
+    remove_all(trailers, |name| is_hop_by_hop(name) || is_never_in_trailers(name));
 }
 
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        remove_nominated(headers);
-    }
-    for name in &HOP_BY_HOP {
+/// Removes every field whose name is one of those. One look at each name: most messages have none.
+pub(super) fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {
+    if !headers.contains_key(CONNECTION) {
+        return;
+    }
     let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     let names = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
     for name in names {

@@ -17,12 +17,13 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Connection;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Context;
 use super::io::ClientIo;
 use super::registry::{Command, Handle};
 use crate::proxy::{Client, Gone, HEADER_TIMEOUT, Phase, Proxy, ResponseBody};
+use crate::timer::LazyTimer;
 
 /// A silent connection is parked after this.
 const PARK_AFTER: Duration = Duration::from_secs(1);
@@ -106,7 +107,7 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
     let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
     let io = TokioIo::new(ClientIo::new(Arc::clone(client), first, context.max_head));
     let mut connection: Box<Hyper> = Box::new(context.http1.serve_connection(io, service));
-    let mut timer: Option<Pin<Box<Sleep>>> = None;
+    let mut timer = LazyTimer::default();
     let mut asked_to_end = false;
     let ended = poll_fn(|task| {
         match handle.command() {
@@ -142,33 +143,15 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
     }
 }
 
-/// Looks at the one timer of a connection. It is armed for the earliest deadline and, since deadlines
-/// move with every request, only looked at again when it fires.
+/// Looks at the one timer of a connection.
 fn out_of_time(
     context: &Context,
     client: &Client,
-    timer: &mut Option<Pin<Box<Sleep>>>,
+    timer: &mut LazyTimer,
     task: &mut Task<'_>,
 ) -> Poll<Ended> {
-    loop {
-        let Some((deadline, ended)) = next_deadline(context, client) else { return Poll::Pending };
-        let armed = match timer {
-            None => timer.insert(Box::pin(sleep_until(deadline))),
-            Some(armed) => {
-                if deadline < armed.deadline() {
-                    armed.as_mut().reset(deadline);
-                }
-                armed
-            }
-        };
-        if armed.as_mut().poll(task).is_pending() {
-            return Poll::Pending;
-        }
-        if deadline <= Instant::now() {
-            return Poll::Ready(ended);
-        }
-        armed.as_mut().reset(deadline);
-    }
+    let Some((deadline, ended)) = next_deadline(context, client) else { return Poll::Pending };
+    timer.poll(deadline, task).map(|()| ended)
 }
 
 fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {

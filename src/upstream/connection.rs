@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::connect::Stream;
 use super::pool::Pool;
+use crate::timer::LazyTimer;
 
 /// The body of a request on its way to the application.
 pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -37,12 +38,13 @@ pub(super) struct Idle<H> {
     pub(super) sender: SendRequest<RequestBody>,
     pub(super) since: Instant,
     shared: Arc<Shared<H>>,
+    timer: LazyTimer,
 }
 
 /// The exclusive use of one connection, for one exchange.
 pub struct Lease<H: Send + 'static> {
     /// `None` once the lease has ended.
-    connection: Option<(SendRequest<RequestBody>, Arc<Shared<H>>)>,
+    connection: Option<Idle<H>>,
     held: Option<H>,
     pool: Arc<Pool<H>>,
     shard: usize,
@@ -92,7 +94,7 @@ impl<H: Send + 'static> Idle<H> {
             .handshake(TokioIo::new(watched))
             .await?;
         tokio::spawn(drive(connection, Arc::clone(&shared), token));
-        Ok(Idle { sender, since: Instant::now(), shared })
+        Ok(Idle { sender, since: Instant::now(), shared, timer: LazyTimer::default() })
     }
 
     /// Waits until the connection can take a request; `false` if it closed or took too long.
@@ -100,11 +102,15 @@ impl<H: Send + 'static> Idle<H> {
         matches!(tokio::time::timeout(limit, self.sender.ready()).await, Ok(Ok(())))
     }
 
+    /// The connection is going to be used from another worker: its timer belongs to this one's runtime.
+    pub(super) fn leave_worker(&mut self) {
+        self.timer = LazyTimer::default();
+    }
+
     /// Takes the connection into use.
     pub(super) fn lease(self, pool: Arc<Pool<H>>, shard: usize, held: H, reused: bool) -> Lease<H> {
         self.shared.answered.store(false, Ordering::Relaxed);
-        let connection = Some((self.sender, self.shared));
-        Lease { connection, held: Some(held), pool, shard, reused }
+        Lease { connection: Some(self), held: Some(held), pool, shard, reused }
     }
 }
 
@@ -141,7 +147,7 @@ impl<H: Send + 'static> Lease<H> {
     #[must_use]
     pub fn answered(&self) -> bool {
         let connection = self.connection.as_ref();
-        connection.is_some_and(|(_, shared)| shared.answered.load(Ordering::Relaxed))
+        connection.is_some_and(|connection| connection.shared.answered.load(Ordering::Relaxed))
     }
 
     /// Sends a request. The future does not borrow the lease.
@@ -150,15 +156,21 @@ impl<H: Send + 'static> Lease<H> {
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<H>
     {
-        let (sender, _) = self.connection.as_mut().expect("a lease that is used has not ended");
-        sender.try_send_request(request)
+        let connection = self.connection.as_mut().expect("a lease that is used has not ended");
+        connection.sender.try_send_request(request)
+    }
+
+    /// Ready once `deadline` has passed; at the end of the exchange nothing has to be taken back.
+    pub fn poll_deadline(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let connection = self.connection.as_mut().expect("a lease that is used has not ended");
+        connection.timer.poll(deadline, context)
     }
 
     /// The exchange is over and whole: gives back what was held, and the connection to its pool.
     pub fn finish(mut self) {
         drop(self.held.take());
-        if let Some((sender, shared)) = self.connection.take() {
-            let idle = Idle { sender, since: Instant::now(), shared };
+        if let Some(mut idle) = self.connection.take() {
+            idle.since = Instant::now();
             self.pool.put_back(self.shard, idle);
         }
     }
@@ -177,8 +189,7 @@ impl<H: Send + 'static> Lease<H> {
 
 impl<H: Send + 'static> Drop for Lease<H> {
     fn drop(&mut self) {
-        let Some((sender, shared)) = self.connection.take() else { return };
-        drop(sender);
+        let Some(Idle { shared, .. }) = self.connection.take() else { return };
         if let Some(held) = self.held.take() {
             let mut end = shared.lock();
             if matches!(*end, End::Open) {

@@ -142,6 +142,7 @@ impl<H: Send + 'static> Pool<H> {
             }
             let others = (1..=self.shards.len()).map(|step| (shard + step) % self.shards.len());
             if let Some(mut idle) = others.into_iter().find_map(|other| self.take_from(other)) {
+                idle.leave_worker();
                 if self.wait_until_ready(&mut idle).await {
                     return Ok((idle, true));
                 }

@@ -4,14 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom within the crate, from the bottom up. A layer may name itself.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("gate", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
-    ("upstream", &[]),
+    ("timer", &[]),
+    ("upstream", &["timer"]),
     ("admission", &["gate"]),
     ("proxy", &["admission", "config", "gate", "telemetry", "upstream"]),
-    ("server", &["config", "proxy"]),
+    ("server", &["config", "proxy", "timer"]),
     ("admin", &["config", "gate", "proxy", "server", "telemetry"]),
     ("sidecar", &["admin", "config", "gate", "proxy", "server", "telemetry", "upstream"]),
     ("commands", &["config", "gate", "proxy", "sidecar", "telemetry", "upstream"]),
