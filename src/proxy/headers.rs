@@ -187,6 +187,6 @@ mod tests {
             ("grpc-status", "0"),
         ]);
         trailers(&mut fields);
-        assert_eq!(names(&fields), ["x-checksum", "grpc-status"]);
+        assert_eq!(names(&fields), ["grpc-status", "x-checksum"]);
     }
 }
