@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::gate::{
-    Abandoned, Claim, Gate, Limits, Rejection, Slot, Snapshot, Ticket, Time, Verdict,
+    Abandoned, Claim, Gate, Limits, Rejection, Slot, Snapshot, Ticket, Time, Verdict, broken,
 };
 
 /// Wakers are collected in groups of so many under the lock and called outside it.
@@ -143,7 +143,8 @@ impl Admission {
     }
 
     fn lock(&self) -> MutexGuard<'_, Gate> {
-        self.gate.lock().expect("the gate aborts rather than panic, so its lock is never poisoned")
+        // Somebody panicked in the middle of a change: what the gate holds now is a guess.
+        self.gate.lock().unwrap_or_else(|_| broken("the gate does not panic"))
     }
 
     fn now(&self) -> Time {

@@ -534,7 +534,7 @@ impl Drop for Ticket {
 /// Says which invariant is broken and ends the process: going on would be a lie.
 #[cold]
 #[inline(never)]
-fn broken(what: &str) -> ! {
+pub(crate) fn broken(what: &str) -> ! {
     if cfg!(test) {
         panic!("broken invariant: {what}");
     }

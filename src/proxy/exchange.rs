@@ -11,7 +11,7 @@ use http::{HeaderValue, Method, Request, Version};
 use tokio::time::Instant;
 
 use super::Proxy;
-use super::body::Upload;
+use super::body::{Upload, UploadState};
 use super::client::{Client, Phase};
 use crate::gate::RejectReason;
 use crate::telemetry::access::AccessRecord;
@@ -151,6 +151,10 @@ impl Exchange {
         self.stage = None;
     }
 
+    fn upload_is_whole(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.state() == UploadState::Whole)
+    }
+
     fn record(&self) -> AccessRecord<'_> {
         AccessRecord {
             route: self.proxy.route_name(self.route),
@@ -178,6 +182,9 @@ impl Drop for Exchange {
         self.client.activity.enter(Phase::Idle);
         let metrics = self.proxy.metrics().route(self.route);
         metrics.request(self.status);
+        if self.stage == Some(AbortStage::RequestBody) && self.upload_is_whole() {
+            self.stage = Some(AbortStage::Upstream);
+        }
         if let Some(stage) = self.stage {
             metrics.client_abort(stage);
             self.broke_off |= stage == AbortStage::ResponseBody;

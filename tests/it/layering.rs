@@ -20,7 +20,8 @@ const LAYERS: [(&str, &[&str]); 11] = [
 
 /// Words that only some layers may use.
 const RESERVED: [(&str, &[&str]); 8] = [
-    ("serde::", &["config"]),
+    // Reading belongs to the configuration; the admin pages only write.
+    ("serde::", &["config", "admin"]),
     ("toml::", &["config"]),
     ("schemars::", &["config"]),
     ("rustls::", &["upstream", "server"]),
