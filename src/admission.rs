@@ -123,21 +123,14 @@ impl Admission {
 
     /// Does what the gate asks for, and gives up the lock on the way.
     fn act<'a>(&'a self, mut gate: MutexGuard<'a, Gate>) {
-        loop {
-            let mut batch: [Option<Waker>; WAKE_BATCH] = [const { None }; WAKE_BATCH];
-            let mut full = true;
-            for place in &mut batch {
-                let Some(action) = gate.poll_action() else {
-                    full = false;
-                    break;
-                };
-                *place = action.waker;
+        while let Some(first) = gate.poll_action() {
+            let mut batch = [const { None }; WAKE_BATCH];
+            batch[0] = first.waker;
+            for place in &mut batch[1..] {
+                *place = gate.poll_action().and_then(|action| action.waker);
             }
             drop(gate);
             batch.into_iter().flatten().for_each(Waker::wake);
-            if !full {
-                return;
-            }
             gate = self.lock();
         }
     }
