@@ -34,7 +34,7 @@ http {{ access_log off; keepalive_requests 100000000;
 """
 HAPROXY = """global
   nbthread 1
-  maxconn 20000
+  maxconn 4000
 defaults
   mode http
   timeout client 30s
@@ -44,7 +44,7 @@ defaults
   http-reuse always
 listen proxy
   bind 127.0.0.1:{port}
-  server app 127.0.0.1:{app} maxconn 20000
+  server app 127.0.0.1:{app} maxconn 4000
 """
 
 
