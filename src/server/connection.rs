@@ -28,8 +28,9 @@ use crate::proxy::{Client, Gone, HEADER_TIMEOUT, Phase, Proxy, ResponseBody};
 const PARK_AFTER: Duration = Duration::from_secs(1);
 /// After the last response, what the client still sends is discarded for at most so long...
 const LINGER_TIME: Duration = Duration::from_secs(1);
-/// ...and so many bytes.
-const LINGER_BYTES: usize = 256 * 1024;
+/// ...and so many bytes: an upload of usual size, since many clients read nothing before they have
+/// written everything, and a reset would make them fail without the answer.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(context: &Context, handle: &Handle) {

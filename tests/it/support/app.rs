@@ -100,22 +100,29 @@ async fn echo(mut wire: Wire, delay: Duration, counts: Arc<Counts>) {
             }
         }
         let request = wire.request().await;
+        let target = request.head.line.split(' ').nth(1).unwrap_or_default();
         counts.requests.fetch_add(1, Ordering::Relaxed);
         let now = counts.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         counts.most.fetch_max(now, Ordering::Relaxed);
         let left = tokio::select! {
             () = sleep(delay) => false,
-            _ = wire.stream.readable() => true,
+            () = gone(&wire) => true,
         };
         counts.in_flight.fetch_sub(1, Ordering::Relaxed);
         if left {
             return;
         }
-        let target = request.head.line.split(' ').nth(1).unwrap_or_default();
         let length = target.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{target}");
         if wire.try_send(answer).await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits until the other side has closed. Whatever it sends instead is left for later.
+async fn gone(wire: &Wire) {
+    if let Ok(1) = wire.stream.peek(&mut [0; 1]).await {
+        std::future::pending::<()>().await;
     }
 }

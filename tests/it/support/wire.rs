@@ -143,6 +143,15 @@ impl Wire {
         }
     }
 
+    /// Whether the other side has already closed; nothing is awaited.
+    pub fn has_ended(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        match socket2::SockRef::from(&self.stream).peek(&mut byte) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Fails if the other side sends or closes within `time`. For what must not happen, when nothing
     /// else that happens proves it.
     pub async fn stays_silent(&mut self, time: Duration) {
