@@ -173,11 +173,15 @@ fn out_of_time(
 }
 
 fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {
-    if let Some(deadline) = client.activity.write_deadline() {
-        return Some((deadline, Ended::Cut));
+    if client.activity.is_blocked() {
+        // However long ago its request ended: hyper still holds the end of the response.
+        return client.activity.write_deadline().map(|deadline| (deadline, Ended::Cut));
     }
     match client.activity.phase() {
-        (Phase::Idle, since) => Some((since + PARK_AFTER, Ended::Silent(Bytes::new()))),
+        (Phase::Idle, since) => {
+            let silence = PARK_AFTER.min(context.idle_timeout);
+            Some((since + silence, Ended::Silent(Bytes::new())))
+        }
         (Phase::Head, since) => Some((since + context.header_timeout, Ended::SlowHead)),
         (Phase::Busy, _) => None,
     }
