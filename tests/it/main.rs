@@ -3,11 +3,14 @@
 #![allow(unreachable_pub)]
 
 mod aborting;
+mod expecting;
 mod forwarding;
 mod framing;
 mod gate_model;
 mod random;
 mod reject_bytes;
+mod retrying;
 mod shedding;
 mod support;
 mod telemetry_metrics;
+mod timeouts;

@@ -14,7 +14,7 @@ use super::wire::{Message, Wire};
 /// An application that answers when told: the test accepts each connection, reads what came and
 /// writes what it likes.
 pub struct App {
-    listener: TcpListener,
+    pub listener: TcpListener,
     pub address: SocketAddr,
 }
 

@@ -160,6 +160,11 @@ impl Wire {
         assert!(came.is_err(), "{came:?}: {}", self.shown());
     }
 
+    /// Neither reads nor writes for a while: to be slow is what is tested.
+    pub async fn pause(&mut self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
     /// Says that nothing more is to be sent.
     pub async fn shut(&mut self) {
         self.stream.shutdown().await.expect("shut down for writing");
@@ -171,11 +176,12 @@ impl Wire {
         socket2::SockRef::from(&self.stream).set_linger(linger).expect("a TCP socket");
     }
 
-    /// Makes the kernel buffer as little as it can, so that a slow reader is felt soon.
+    /// Makes the kernel buffer little, so that a slow reader is felt soon; but not so little that the
+    /// window closes after each packet.
     pub fn small_buffers(&self) {
         let socket = socket2::SockRef::from(&self.stream);
-        socket.set_recv_buffer_size(4096).expect("a TCP socket");
-        socket.set_send_buffer_size(4096).expect("a TCP socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("a TCP socket");
+        socket.set_send_buffer_size(64 * 1024).expect("a TCP socket");
     }
 
     async fn more(&mut self) -> io::Result<bool> {
