@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::soon;
+use super::{PATIENCE, soon};
 
 /// An end of a connection. Reading has a deadline; what is not HTTP fails the test.
 #[derive(Debug)]
@@ -78,11 +78,14 @@ impl Wire {
 
     /// Takes everything up to and including `mark`.
     pub async fn through(&mut self, mark: &str) -> String {
+        let mut looked = 0;
         loop {
-            if let Some(at) = find(&self.buffer, mark.as_bytes()) {
+            if let Some(at) = find(&self.buffer[looked..], mark.as_bytes()) {
+                let at = looked + at;
                 let taken = self.buffer.drain(..at + mark.len()).collect();
                 return String::from_utf8(taken).expect("UTF-8");
             }
+            looked = self.buffer.len().saturating_sub(mark.len());
             let more = self.more().await.expect("open");
             let peer = self.stream.peer_addr();
             assert!(more, "{peer:?} ended before {mark:?}: {}", self.shown());
@@ -185,9 +188,11 @@ impl Wire {
     }
 
     async fn more(&mut self) -> io::Result<bool> {
-        let had = self.shown();
-        let read = soon(("more after", had), self.stream.read_buf(&mut self.buffer)).await?;
-        Ok(read > 0)
+        let read = self.stream.read_buf(&mut self.buffer);
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(read) => Ok(read? > 0),
+            Err(_) => panic!("nothing more within {PATIENCE:?} after: {}", self.shown()),
+        }
     }
 
     async fn message(&mut self, head: Head, bodyless: bool) -> Message {
