@@ -72,9 +72,9 @@ async fn who_leaves_the_queue_never_reaches_the_application() {
             tide.until_queued(1).await;
             half_closed.extend(leave(client, way).await);
             left += 1.0;
-            let metrics = tide.until_queued(0).await;
+            let metrics = tide.until("it has left", |m| m.aborts("queued") == left).await;
             assert_eq!(metrics.sum("tidegate_abandoned_total", &[]), left);
-            assert_eq!(metrics.aborts("queued"), left);
+            assert_eq!(metrics.sum("tidegate_queue_depth", &[]), 0.0);
         }
     }
     // The next that reaches the application is one that stayed.

@@ -69,14 +69,16 @@ async fn full_overload_does_not_reach_the_admin_endpoints() {
         "[server]\nmax_connections = 40\nworkers = 1\n[upstream]\nmax_in_flight = 1\n\
          [defaults]\nmax_queue = 20\nmax_wait = \"60s\"\n",
     );
+    let mut in_flight = tide.client().await;
+    in_flight.send(GET).await;
+    let mut conn = app.accept().await;
+    conn.head().await;
     let mut clients = Vec::new();
-    for _ in 0..21 {
+    for _ in 0..20 {
         let mut client = tide.client().await;
         client.send(GET).await;
         clients.push(client);
     }
-    let mut conn = app.accept().await;
-    conn.head().await;
     tide.until_queued(20).await;
     // The rest of the places is taken by clients that go on being rejected, as fast as they can.
     let flood = (0..19).map(|_| {
@@ -97,6 +99,8 @@ async fn full_overload_does_not_reach_the_admin_endpoints() {
     }
     flood.iter().for_each(tokio::task::JoinHandle::abort);
     drop(clients);
+    tide.until_queued(0).await;
+    drop(in_flight);
     let metrics = tide.at_rest().await;
     assert_eq!(metrics.sum("tidegate_abandoned_total", &[]), 20.0);
 }

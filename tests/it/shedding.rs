@@ -185,7 +185,7 @@ async fn one_route_that_is_full_does_not_hold_up_another() {
     let app = App::start().await;
     let tide = Tide::before(
         app.address,
-        "[upstream]\nmax_in_flight = 4\n[defaults]\nmax_queue = 1\nmax_wait = \"10s\"\n\
+        "[server]\nworkers = 1\n[upstream]\nmax_in_flight = 4\n[defaults]\nmax_queue = 1\nmax_wait = \"10s\"\n\
          [[route]]\nname = \"slow\"\nmatch = { path = \"/slow\" }\nmax_in_flight = 1\n\
          [[route]]\nname = \"probe\"\nmatch = { path = \"/healthz\", exact = true }\n\
          admission = \"exempt\"\n",
@@ -198,12 +198,13 @@ async fn one_route_that_is_full_does_not_hold_up_another() {
     let refused = get(&tide, "/slow").await.response().await;
     refused.assert_own(503, "connection_limit_reached; details=\"queue_full\"");
     let mut fast = get(&tide, "/fast").await;
-    let (_conn, request) = app.serve("fast").await;
+    let (mut conn, request) = app.serve("fast").await;
     assert_eq!(request.head.line, "GET /fast HTTP/1.1");
     assert_eq!(fast.response().await.text(), "fast");
     let mut probe = get(&tide, "/healthz").await;
-    let (_probe, _) = app.serve("alive").await;
-    assert_eq!(probe.response().await.text(), "alive");
+    assert_eq!(conn.head().await.line, "GET /healthz HTTP/1.1");
+    conn.send(OK).await;
+    assert_eq!(probe.response().await.status(), 200);
     slow_conn.send(OK).await;
     assert_eq!(slow.response().await.status(), 200);
 }

@@ -148,11 +148,7 @@ impl Wire {
 
     /// Whether the other side has already closed; nothing is awaited.
     pub fn has_ended(&self) -> bool {
-        let mut byte = [std::mem::MaybeUninit::uninit()];
-        match socket2::SockRef::from(&self.stream).peek(&mut byte) {
-            Ok(read) => read == 0,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-        }
+        has_ended(&socket2::SockRef::from(&self.stream))
     }
 
     /// Fails if the other side sends or closes within `time`. For what must not happen, when nothing
@@ -257,6 +253,15 @@ impl Wire {
     fn shown(&self) -> String {
         let shown = &self.buffer[..self.buffer.len().min(400)];
         String::from_utf8_lossy(shown).into_owned()
+    }
+}
+
+/// Whether the other side has already closed a connection; nothing is awaited and nothing read.
+pub fn has_ended(socket: &socket2::Socket) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    match socket.peek(&mut byte) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }
 
