@@ -152,10 +152,20 @@ impl Activity {
         if !blocked {
             if before != 0 {
                 self.blocked.store(0, Ordering::Relaxed);
+                if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
+                    // The end of a response was still on its way: only now is nothing going on.
+                    self.enter(Phase::Idle);
+                }
             }
         } else if before == 0 {
             self.blocked.store(self.now().max(1), Ordering::Relaxed);
         }
+    }
+
+    /// Whether some of a response waits until the client reads.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) != 0
     }
 
     /// When a blocked write becomes hopeless.

@@ -10,7 +10,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
@@ -83,9 +83,11 @@ pub(super) async fn forward(
     let answered = attempts(backend, plan, client.worker, &exchange, outgoing, permit).await;
     let answered = answered.and_then(|(response, lease)| Ok((clean(response)?, lease)));
     match answered {
-        Ok((response, lease)) => {
+        Ok((mut response, lease)) => {
             exchange.answered(response.status().as_u16());
             if upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Whole) {
+                // What the client still sends, or not (`Expect`), cannot be told from a next request.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 client.activity.leave_unread();
             }
             let relay = |body| {

@@ -83,8 +83,11 @@ pub(super) fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> boo
 }
 
 fn remove_nominated(headers: &mut HeaderMap) {
-    if !headers.contains_key(CONNECTION) {
-        return;
+    match headers.get(CONNECTION).map(HeaderValue::as_bytes) {
+        None => return,
+        // By far the most frequent, and they name no field.
+        Some(b"keep-alive" | b"close") if is_single(headers, CONNECTION) => return,
+        Some(_) => {}
     }
     let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     let names = lines.iter().flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
@@ -94,6 +97,10 @@ fn remove_nominated(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
+}
+
+fn is_single(headers: &HeaderMap, name: HeaderName) -> bool {
+    headers.get_all(name).iter().nth(1).is_none()
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {

@@ -134,18 +134,19 @@ pub(super) fn clean_response_framing(headers: &mut HeaderMap) -> bool {
         }
         _ => return false,
     }
-    let Some(first) = headers.get(CONTENT_LENGTH).cloned() else { return true };
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return true };
+    let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    if lengths.next().is_none() && digits(first.as_bytes()) {
+        return true;
+    }
+    // RFC 9112, section 6.3: the same length more than once is that length.
     let length = first.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
     let length = length.trim_ascii();
-    let mut members = headers
-        .get_all(CONTENT_LENGTH)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    let agree = !length.is_empty()
-        && length.iter().all(u8::is_ascii_digit)
-        && members.all(|member| member.trim_ascii() == length);
-    let canonical = HeaderValue::from_bytes(length);
-    match canonical {
+    let lines = headers.get_all(CONTENT_LENGTH).iter();
+    let mut members = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    let agree = digits(length) && members.all(|member| member.trim_ascii() == length);
+    match HeaderValue::from_bytes(length) {
         Ok(canonical) if agree => {
             headers.insert(CONTENT_LENGTH, canonical);
             true

@@ -29,8 +29,9 @@ use crate::timer::LazyTimer;
 const PARK_AFTER: Duration = Duration::from_secs(1);
 /// After the last response, what the client still sends is discarded for at most so long...
 const LINGER_TIME: Duration = Duration::from_secs(1);
-/// ...and so many bytes.
-const LINGER_BYTES: usize = 256 * 1024;
+/// ...and so many bytes: an upload of usual size, since many clients read nothing before they have
+/// written everything, and a reset would make them fail without the answer.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(context: &Context, handle: &Handle) {
@@ -155,11 +156,15 @@ fn out_of_time(
 }
 
 fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {
-    if let Some(deadline) = client.activity.write_deadline() {
-        return Some((deadline, Ended::Cut));
+    if client.activity.is_blocked() {
+        // However long ago its request ended: hyper still holds the end of the response.
+        return client.activity.write_deadline().map(|deadline| (deadline, Ended::Cut));
     }
     match client.activity.phase() {
-        (Phase::Idle, since) => Some((since + PARK_AFTER, Ended::Silent(Bytes::new()))),
+        (Phase::Idle, since) => {
+            let silence = PARK_AFTER.min(context.idle_timeout);
+            Some((since + silence, Ended::Silent(Bytes::new())))
+        }
         (Phase::Head, since) => Some((since + context.header_timeout, Ended::SlowHead)),
         (Phase::Busy, _) => None,
     }

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -69,10 +69,13 @@ enum End<H> {
     Closed,
 }
 
-/// Notes that bytes have come.
+/// Notes that bytes have come, and lets the read side tell how a connection ended: an application that
+/// answers early and closes makes writing fail while its answer waits to be read.
 struct Watched<H> {
     stream: Box<dyn Stream>,
     shared: Arc<Shared<H>>,
+    /// Writing has failed; what is still written goes nowhere.
+    deaf: bool,
 }
 
 // === impl Idle ===
@@ -88,7 +91,7 @@ impl<H: Send + 'static> Idle<H> {
             kill: Notify::new(),
             end: Mutex::new(End::Open),
         });
-        let watched = Watched { stream, shared: Arc::clone(&shared) };
+        let watched = Watched { stream, shared: Arc::clone(&shared), deaf: false };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
             .handshake(TokioIo::new(watched))
@@ -216,6 +219,19 @@ impl<H> Shared<H> {
 
 // === impl Watched ===
 
+impl<H> Watched<H> {
+    /// What to say of a write of `len` bytes.
+    fn written(&mut self, len: usize, written: io::Result<usize>) -> io::Result<usize> {
+        match written {
+            Ok(written) => Ok(written),
+            Err(_) => {
+                self.deaf = true;
+                Ok(len)
+            }
+        }
+    }
+}
+
 impl<H: Send> AsyncRead for Watched<H> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -237,10 +253,17 @@ impl<H: Send> AsyncWrite for Watched<H> {
         context: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buf)
+        if self.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, buf));
+        Poll::Ready(self.written(buf.len(), written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -257,6 +280,11 @@ impl<H: Send> AsyncWrite for Watched<H> {
         context: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bufs)
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(len));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bufs));
+        Poll::Ready(self.written(len, written))
     }
 }

@@ -3,15 +3,25 @@
 // A test that cannot go on should say where it stopped, and its helpers are as public as they need.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod aborting;
+mod admin;
 mod config;
 mod config_check;
 mod config_fixtures;
+mod connections;
+mod draining;
 mod exactness;
+mod expecting;
 mod forwarding;
 mod framing;
 mod gate_model;
 mod layering;
+mod logging_sinks;
 mod peers;
 mod random;
+mod reject_bytes;
+mod retrying;
+mod shedding;
 mod support;
 mod telemetry_metrics;
+mod timeouts;

@@ -22,7 +22,7 @@ use tidegate::sidecar::Sidecar;
 
 pub use app::{App, Echo};
 pub use metrics::Metrics;
-pub use process::Process;
+pub use process::{Process, command, exit_of};
 pub use wire::{End, Head, Message, Wire};
 
 /// How long anything may take that must happen.

@@ -1,20 +1,22 @@
 //! The application behind the sidecar: one that answers when told, and one that answers by itself.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use socket2::{SockRef, Socket};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
 
 use super::soon;
-use super::wire::{Message, Wire};
+use super::wire::{Message, Wire, has_ended};
 
 /// An application that answers when told: the test accepts each connection, reads what came and
 /// writes what it likes.
 pub struct App {
-    listener: TcpListener,
+    pub listener: TcpListener,
     pub address: SocketAddr,
 }
 
@@ -29,9 +31,11 @@ pub struct Echo {
 #[derive(Debug, Default)]
 pub struct Counts {
     pub requests: AtomicUsize,
-    in_flight: AtomicU32,
-    /// The most requests at once.
-    pub most: AtomicU32,
+    /// The connections on which a request is in flight, with a number for each.
+    in_flight: Mutex<HashMap<usize, Socket>>,
+    /// The most requests at once. One whose connection has been closed from the other side is none,
+    /// whether its task has noticed or not.
+    pub most: AtomicUsize,
 }
 
 // === impl App ===
@@ -100,22 +104,45 @@ async fn echo(mut wire: Wire, delay: Duration, counts: Arc<Counts>) {
             }
         }
         let request = wire.request().await;
-        counts.requests.fetch_add(1, Ordering::Relaxed);
-        let now = counts.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        counts.most.fetch_max(now, Ordering::Relaxed);
+        let target = request.head.line.split(' ').nth(1).unwrap_or_default();
+        let number = counts.begin(&wire);
         let left = tokio::select! {
             () = sleep(delay) => false,
-            _ = wire.stream.readable() => true,
+            () = gone(&wire) => true,
         };
-        counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        counts.lock().remove(&number);
         if left {
             return;
         }
-        let target = request.head.line.split(' ').nth(1).unwrap_or_default();
         let length = target.len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{target}");
         if wire.try_send(answer).await.is_err() {
             return;
         }
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn begin(&self, wire: &Wire) -> usize {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        let socket = SockRef::from(&wire.stream).try_clone().expect("a descriptor is left");
+        let mut in_flight = self.lock();
+        in_flight.insert(number, socket);
+        let now = in_flight.values().filter(|socket| !has_ended(socket)).count();
+        self.most.fetch_max(now, Ordering::Relaxed);
+        number
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Socket>> {
+        self.in_flight.lock().expect("nothing panics under it")
+    }
+}
+
+/// Waits until the other side has closed. Whatever it sends instead is left for later.
+async fn gone(wire: &Wire) {
+    if let Ok(1) = wire.stream.peek(&mut [0; 1]).await {
+        std::future::pending::<()>().await;
     }
 }

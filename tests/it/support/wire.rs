@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::soon;
+use super::{PATIENCE, soon};
 
 /// An end of a connection. Reading has a deadline; what is not HTTP fails the test.
 #[derive(Debug)]
@@ -78,11 +78,14 @@ impl Wire {
 
     /// Takes everything up to and including `mark`.
     pub async fn through(&mut self, mark: &str) -> String {
+        let mut looked = 0;
         loop {
-            if let Some(at) = find(&self.buffer, mark.as_bytes()) {
+            if let Some(at) = find(&self.buffer[looked..], mark.as_bytes()) {
+                let at = looked + at;
                 let taken = self.buffer.drain(..at + mark.len()).collect();
                 return String::from_utf8(taken).expect("UTF-8");
             }
+            looked = self.buffer.len().saturating_sub(mark.len());
             let more = self.more().await.expect("open");
             let peer = self.stream.peer_addr();
             assert!(more, "{peer:?} ended before {mark:?}: {}", self.shown());
@@ -143,12 +146,22 @@ impl Wire {
         }
     }
 
+    /// Whether the other side has already closed; nothing is awaited.
+    pub fn has_ended(&self) -> bool {
+        has_ended(&socket2::SockRef::from(&self.stream))
+    }
+
     /// Fails if the other side sends or closes within `time`. For what must not happen, when nothing
     /// else that happens proves it.
     pub async fn stays_silent(&mut self, time: Duration) {
         assert!(self.buffer.is_empty(), "{}", self.shown());
         let came = tokio::time::timeout(time, self.stream.read_buf(&mut self.buffer)).await;
         assert!(came.is_err(), "{came:?}: {}", self.shown());
+    }
+
+    /// Neither reads nor writes for a while: to be slow is what is tested.
+    pub async fn pause(&mut self, time: Duration) {
+        tokio::time::sleep(time).await;
     }
 
     /// Says that nothing more is to be sent.
@@ -162,17 +175,20 @@ impl Wire {
         socket2::SockRef::from(&self.stream).set_linger(linger).expect("a TCP socket");
     }
 
-    /// Makes the kernel buffer as little as it can, so that a slow reader is felt soon.
+    /// Makes the kernel buffer little, so that a slow reader is felt soon; but not so little that the
+    /// window closes after each packet.
     pub fn small_buffers(&self) {
         let socket = socket2::SockRef::from(&self.stream);
-        socket.set_recv_buffer_size(4096).expect("a TCP socket");
-        socket.set_send_buffer_size(4096).expect("a TCP socket");
+        socket.set_recv_buffer_size(64 * 1024).expect("a TCP socket");
+        socket.set_send_buffer_size(64 * 1024).expect("a TCP socket");
     }
 
     async fn more(&mut self) -> io::Result<bool> {
-        let had = self.shown();
-        let read = soon(("more after", had), self.stream.read_buf(&mut self.buffer)).await?;
-        Ok(read > 0)
+        let read = self.stream.read_buf(&mut self.buffer);
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(read) => Ok(read? > 0),
+            Err(_) => panic!("nothing more within {PATIENCE:?} after: {}", self.shown()),
+        }
     }
 
     async fn message(&mut self, head: Head, bodyless: bool) -> Message {
@@ -237,6 +253,15 @@ impl Wire {
     fn shown(&self) -> String {
         let shown = &self.buffer[..self.buffer.len().min(400)];
         String::from_utf8_lossy(shown).into_owned()
+    }
+}
+
+/// Whether the other side has already closed a connection; nothing is awaited and nothing read.
+pub fn has_ended(socket: &socket2::Socket) -> bool {
+    let mut byte = [std::mem::MaybeUninit::uninit()];
+    match socket.peek(&mut byte) {
+        Ok(read) => read == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }
 

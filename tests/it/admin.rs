@@ -1,0 +1,106 @@
+//! The admin endpoints, which answer whatever happens to requests.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{App, Message, Tide, Wire};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+async fn page(tide: &Tide, request: &str) -> Message {
+    let mut wire = Wire::connect(tide.sidecar.admin_address()).await;
+    wire.exchange(format!("{request} HTTP/1.1\r\nHost: admin\r\n\r\n")).await
+}
+
+#[tokio::test]
+async fn the_pages_are_there() {
+    let app = App::start().await;
+    let tide =
+        Tide::before(app.address, "[[route]]\nname = \"one\"\nmatch = { path = \"/one\" }\n");
+    for (path, status, kind) in [
+        ("/live", 200, "text/plain; charset=utf-8"),
+        ("/ready", 200, "text/plain; charset=utf-8"),
+        ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8"),
+        ("/status.json", 200, "application/json"),
+        ("/config", 200, "application/toml"),
+        ("/", 200, "text/plain; charset=utf-8"),
+        ("/metrics/", 404, "text/plain; charset=utf-8"),
+        ("/nothing", 404, "text/plain; charset=utf-8"),
+    ] {
+        let response = page(&tide, &format!("GET {path}")).await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.field("content-type"), Some(kind), "{path}");
+        assert_eq!(response.field("cache-control"), Some("no-store"), "{path}");
+        let head = page(&tide, &format!("HEAD {path}")).await;
+        assert_eq!(head.status(), status, "{path}");
+        assert!(head.body.is_empty());
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let refused = page(&tide, &format!("{method} /metrics")).await;
+        assert_eq!((refused.status(), refused.field("allow")), (405, Some("GET, HEAD")));
+    }
+    let status: serde_json::Value =
+        serde_json::from_slice(&page(&tide, "GET /status.json").await.body).unwrap();
+    assert_eq!(status["ready"], true);
+    assert_eq!(status["routes"][0]["name"], "one");
+    assert_eq!(status["routes"][1]["name"], "default");
+    assert_eq!(status["upstreams"][0]["address"], app.address.to_string());
+    // None of this is a request.
+    assert_eq!(tide.at_rest().await.sum("tidegate_arrivals_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn ready_fails_while_draining() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    tide.sidecar.announce_drain();
+    let response = page(&tide, "GET /ready").await;
+    assert_eq!((response.status(), response.text()), (503, "draining\n"));
+    assert_eq!(page(&tide, "GET /live").await.status(), 200);
+    let metrics = tide.metrics().await;
+    assert_eq!(metrics.sum("tidegate_ready", &[]), 0.0);
+    assert_eq!(metrics.sum("tidegate_draining", &[]), 1.0);
+}
+
+#[tokio::test]
+async fn full_overload_does_not_reach_the_admin_endpoints() {
+    let app = App::start().await;
+    let tide = Tide::before(
+        app.address,
+        "[server]\nmax_connections = 40\nworkers = 1\n[upstream]\nmax_in_flight = 1\n\
+         [defaults]\nmax_queue = 20\nmax_wait = \"60s\"\n",
+    );
+    let mut in_flight = tide.client().await;
+    in_flight.send(GET).await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = tide.client().await;
+        client.send(GET).await;
+        clients.push(client);
+    }
+    tide.until_queued(20).await;
+    // The rest of the places is taken by clients that go on being rejected, as fast as they can.
+    let flood = (0..19).map(|_| {
+        let address = tide.address;
+        tokio::spawn(async move {
+            let mut client = Wire::connect(address).await;
+            loop {
+                assert_eq!(client.exchange(GET).await.status(), 503);
+            }
+        })
+    });
+    let flood: Vec<_> = flood.collect();
+    tide.until("many are rejected", |m| m.rejected("queue_full") > 500.0).await;
+    for path in ["/ready", "/live", "/metrics", "/status.json"] {
+        let started = Instant::now();
+        assert_eq!(page(&tide, &format!("GET {path}")).await.status(), 200);
+        assert!(started.elapsed() < Duration::from_secs(1), "{path}: {:?}", started.elapsed());
+    }
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(clients);
+    tide.until_queued(0).await;
+    drop(in_flight);
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_abandoned_total", &[]), 20.0);
+}
