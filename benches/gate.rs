@@ -51,7 +51,7 @@ fn crowded(criterion: &mut Criterion) {
     let mut slot = Some(admitted(gate.arrive(Time::ZERO, 0)));
     let mut tickets = std::collections::HashMap::new();
     let mut now = 0;
-    let mut queue = |gate: &mut Gate, tickets: &mut std::collections::HashMap<_, _>, now: u64| {
+    let queue = |gate: &mut Gate, tickets: &mut std::collections::HashMap<_, _>, now: u64| {
         let Verdict::Queued(ticket, _) = gate.arrive(Time::from_nanos(now), now as usize % 64)
         else {
             panic!("there are places");

@@ -255,7 +255,7 @@ impl Proxy {
         request: &Request<B>,
         target: &PathAndQuery,
         host: &HeaderValue,
-    ) -> Exchange {
+    ) -> Box<Exchange> {
         Exchange::new(self, client, route, request, target, host)
     }
 
@@ -288,7 +288,7 @@ impl Proxy {
     fn refuse(
         &self,
         client: &Client,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         refusal: Refusal,
         unread: bool,
     ) -> Response<ResponseBody> {

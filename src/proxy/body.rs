@@ -49,7 +49,7 @@ struct Relay {
 struct Open {
     incoming: Incoming,
     lease: Lease<Permit>,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     upload: Option<Arc<Upload>>,
     finish: Option<Finish>,
 }
@@ -110,7 +110,7 @@ impl ResponseBody {
     pub(super) fn relay(
         incoming: Incoming,
         lease: Lease<Permit>,
-        exchange: Exchange,
+        exchange: Box<Exchange>,
         upload: Option<Arc<Upload>>,
         finish: Option<Finish>,
         idle: Option<Duration>,

@@ -56,8 +56,9 @@ impl Exchange {
         request: &Request<B>,
         target: &PathAndQuery,
         host: &HeaderValue,
-    ) -> Exchange {
-        Exchange {
+    ) -> Box<Exchange> {
+        // Boxed, since it is handed on from one part of the way to the next.
+        Box::new(Exchange {
             proxy: Arc::clone(proxy),
             client: Arc::clone(client),
             route,
@@ -77,7 +78,7 @@ impl Exchange {
             bytes_out: 0,
             stage: Some(AbortStage::Queued),
             broke_off: false,
-        }
+        })
     }
 
     /// The route that took it.
@@ -131,7 +132,7 @@ impl Exchange {
     }
 
     /// tidegate answers in the application's place.
-    pub(super) fn refused(mut self, status: u16) {
+    pub(super) fn refused(mut self: Box<Self>, status: u16) {
         self.status = status;
         self.complete();
     }
@@ -147,7 +148,7 @@ impl Exchange {
     }
 
     /// It has ended in order.
-    pub(super) fn complete(mut self) {
+    pub(super) fn complete(mut self: Box<Self>) {
         self.stage = None;
     }
 

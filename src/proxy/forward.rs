@@ -72,10 +72,10 @@ pub(super) async fn forward(
     proxy: &Arc<Proxy>,
     plan: &Plan,
     client: &Client,
-    mut exchange: Exchange,
+    mut exchange: Box<Exchange>,
     arrived: Arrived,
     permit: Permit,
-) -> Result<Response<ResponseBody>, (Refusal, Exchange)> {
+) -> Result<Response<ResponseBody>, (Refusal, Box<Exchange>)> {
     let backend = proxy.backend(plan);
     let outgoing = prepare(proxy, plan, client, arrived);
     let upload = outgoing.upload.clone();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{App, End, Tide, Wire};
+use crate::support::{App, End, Metrics, Tide, Wire};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const ONE: &str = "[server]\nworkers = 1\n[upstream]\nmax_in_flight = 1\n\
@@ -72,8 +72,10 @@ async fn who_leaves_the_queue_never_reaches_the_application() {
             tide.until_queued(1).await;
             half_closed.extend(leave(client, way).await);
             left += 1.0;
-            let metrics = tide.until("it has left", |m| m.aborts("queued") == left).await;
-            assert_eq!(metrics.sum("tidegate_abandoned_total", &[]), left);
+            // A scrape reads the gate before the counters: each is waited for.
+            let abandoned = |m: &Metrics| m.sum("tidegate_abandoned_total", &[]) == left;
+            let gone = |m: &Metrics| m.aborts("queued") == left && abandoned(m);
+            let metrics = tide.until("it has left", gone).await;
             assert_eq!(metrics.sum("tidegate_queue_depth", &[]), 0.0);
         }
     }
