@@ -194,6 +194,8 @@ impl Proxy {
             () = client.gone() => Err(Gone),
             answered = forwarded => match answered {
                 Ok(response) => Ok(response),
+                // Its end was read before it could be seen.
+                Err((Refusal::BadBody, _)) if client.activity.has_ended() => Err(Gone),
                 Err((refusal, exchange)) => Ok(self.refuse(&client, exchange, refusal, has_body)),
             },
         }

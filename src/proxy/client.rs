@@ -140,6 +140,12 @@ impl Activity {
         self.end_of_input.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the client has said that it sends nothing more, or the connection is broken.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.end_of_input.load(Ordering::Relaxed)
+    }
+
     /// How long the client of the present request may refuse to read.
     pub fn set_patience(&self, patience: Option<Duration>) {
         let micros = patience.map_or(0, |patience| patience.as_micros() as u64);
@@ -184,7 +190,7 @@ impl Activity {
     /// Whether closing at once could destroy a response that the client has not read yet.
     #[must_use]
     pub fn must_linger(&self) -> bool {
-        self.unread.load(Ordering::Relaxed) && !self.end_of_input.load(Ordering::Relaxed)
+        self.unread.load(Ordering::Relaxed) && !self.has_ended()
     }
 
     /// The response broke off although to its client (of HTTP/1.0) the end of the connection is the end

@@ -71,7 +71,10 @@ impl AsyncRead for ClientIo {
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    self.client.activity.end_of_input();
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }

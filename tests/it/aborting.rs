@@ -97,6 +97,27 @@ async fn who_leaves_the_queue_never_reaches_the_application() {
 }
 
 #[tokio::test]
+async fn urgent_data_is_no_end() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, ONE);
+    let mut first = get(&tide, "/first").await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    let mut urgent = get(&tide, "/urgent").await;
+    tide.until_queued(1).await;
+    for client in [&first, &urgent] {
+        socket2::SockRef::from(&client.stream).send_out_of_band(b"!").unwrap();
+    }
+    app.stays_alone(Duration::from_millis(50)).await;
+    conn.send(OK).await;
+    assert_eq!(first.response().await.status(), 200);
+    assert_eq!(conn.head().await.line, "GET /urgent HTTP/1.1");
+    conn.send(OK).await;
+    assert_eq!(urgent.response().await.status(), 200);
+    assert_eq!(tide.at_rest().await.sum("tidegate_abandoned_total", &[]), 0.0);
+}
+
+#[tokio::test]
 async fn who_leaves_in_flight_cancels_the_request() {
     let app = App::start().await;
     let tide = Tide::before(app.address, ONE);

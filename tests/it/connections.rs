@@ -126,9 +126,10 @@ async fn running_out_of_descriptors_is_survived_without_spinning() {
 
 /// CPU time of the process so far.
 fn cpu_time(process: &Process) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid())).expect("it runs");
+    let (_, fields) = stat.rsplit_once(") ").expect("as proc(5) says");
+    let ticks = fields.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().expect("a number"));
+    let ticks: u64 = ticks.sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -153,9 +154,10 @@ async fn few_descriptors_bound_the_connections() {
 
 /// The most memory that the process has had, in KiB.
 fn peak_memory(process: &Process) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let size = line.expect("as proc(5) says").trim().trim_end_matches(" kB");
+    size.parse().expect("a number")
 }
 
 #[tokio::test]

@@ -376,18 +376,56 @@ async fn a_connection_to_the_application_serves_many_requests() {
 async fn bytes_after_a_response_never_answer_the_next_request() {
     let app = App::start().await;
     let tide = Tide::before(app.address, "[server]\nworkers = 1\n");
-    for round in 0..50 {
-        let mut client = tide.client().await;
-        client.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let poison = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+    for (method, answer) in [
+        ("GET", format!("{OK}{poison}")),
+        ("GET", format!("HTTP/1.1 204 No Content\r\n\r\n{poison}")),
+        ("GET", format!("HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n{poison}")),
+        ("HEAD", format!("HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n{poison}")),
+        ("GET", format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{poison}")),
+    ] {
+        for round in 0..10 {
+            println!("{method} answered {answer:?}");
+            let mut client = tide.client().await;
+            client.send(format!("{method} /first HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+            let mut conn = app.accept().await;
+            conn.head().await;
+            conn.send(&answer).await;
+            assert!(matches!(client.response_to(method).await.status(), 200 | 204 | 304));
+            client.send("POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+            let (_conn, _) = app.serve("good").await;
+            let response = client.response().await;
+            assert_eq!(response.text(), "good", "round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_says_close_is_closed() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = tide.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let (mut conn, _) = app.serve("last").await;
+    let response = client.response().await;
+    assert_eq!((response.text(), response.field("connection")), ("last", Some("close")));
+    assert!(client.rest().await.is_empty());
+    // The application's connection has nothing to do with it.
+    conn.stays_silent(std::time::Duration::from_millis(20)).await;
+}
+
+#[tokio::test]
+async fn odd_statuses_pass() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = tide.client().await;
+    for status in [226, 418, 599, 600, 999] {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut conn = app.accept().await;
         conn.head().await;
-        let poison = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
-        conn.send(format!("{OK}{poison}")).await;
-        assert_eq!(client.response().await.status(), 200);
-        client.send("POST /next HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
-        let (_conn, _) = app.serve("good").await;
-        let response = client.response().await;
-        assert_eq!(response.text(), "good", "round {round}");
-        drop(_conn);
+        conn.send(format!("HTTP/1.1 {status} Odd\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!(client.response().await.head.line, format!("HTTP/1.1 {status} Odd"));
     }
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_requests_total", &[("code", "other")]), 2.0);
 }

@@ -58,6 +58,9 @@ async fn heads_that_are_not_clean_never_reach_the_application() {
         (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
         (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n"),
         (400, "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n0\r\n\r\n"),
         // Fields.
         (400, "GET / HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n"),
         (400, "GET / HTTP/1.1\r\nHost: a\r\nX : 1\r\n\r\n"),
@@ -176,6 +179,29 @@ async fn broken_chunks_are_the_clients_fault() {
     let metrics = tide.at_rest().await;
     assert_eq!(metrics.answered(400), 9.0);
     assert_eq!(metrics.sum("tidegate_upstream_errors_total", &[]), 0.0);
+}
+
+/// Extensions end here; what hyper lets pass besides is pinned.
+#[tokio::test]
+async fn chunks_are_framed_anew() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    for chunks in [
+        "3;a=b;c=\"d\"\r\nabc\r\n0;x\r\n\r\n",
+        "003\r\nabc\r\n000\r\n\r\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+    ] {
+        let mut client = tide.client().await;
+        client.send(format!("{CHUNKED}{chunks}")).await;
+        let mut conn = app.accept().await;
+        conn.head().await;
+        assert_eq!(conn.through("0\r\n\r\n").await, "3\r\nabc\r\n0\r\n\r\n", "{chunks:?}");
+        conn.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(client.response().await.status(), 204);
+    }
+    let mut client = tide.client().await;
+    client.send(format!("{CHUNKED}3;{}\r\nabc\r\n0\r\n\r\n", "x".repeat(20_000))).await;
+    assert_eq!(client.response().await.status(), 400);
 }
 
 #[tokio::test]

@@ -18,9 +18,9 @@ async fn full(app: &App, toml: &str) -> (Tide, Wire, Wire) {
 /// All bytes of an answer but its date.
 async fn bytes(client: &mut Wire, request: &str) -> String {
     client.send(request).await;
-    let response = client.response_to(request.split(' ').next().unwrap()).await;
+    let response = client.response_to(request.split(' ').next().unwrap_or_default()).await;
     let (start, date) = response.head.raw.split_once("date: ").expect("a date");
-    let (_, end) = date.split_once("\r\n").unwrap();
+    let (_, end) = date.split_once("\r\n").expect("a whole line");
     format!("{start}{end}{}", response.text())
 }
 

@@ -210,12 +210,53 @@ async fn one_route_that_is_full_does_not_hold_up_another() {
 }
 
 #[tokio::test]
+async fn streams_have_a_bound_of_their_own() {
+    let app = App::start().await;
+    let tide = Tide::before(
+        app.address,
+        "[server]\nworkers = 1\n[upstream]\nmax_in_flight = 1\n[defaults]\nmax_queue = 0\n\
+         [[route]]\nname = \"events\"\nmatch = { path = \"/events\" }\nkind = \"stream\"\n\
+         max_in_flight = 2\n",
+    );
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut client = get(&tide, "/events").await;
+        let mut conn = app.accept().await;
+        conn.head().await;
+        conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+        client.through("data: 1\n\n").await;
+        streams.push((client, conn));
+    }
+    let refused = get(&tide, "/events").await.response().await;
+    refused.assert_own(503, "connection_limit_reached; details=\"queue_full\"");
+    let mut plain = get(&tide, "/plain").await;
+    let (_conn, _) = app.serve("plain").await;
+    assert_eq!(plain.response().await.text(), "plain");
+    // An end of either side is an end of the stream, and makes room for another.
+    let (client, mut conn) = streams.remove(0);
+    drop(client);
+    conn.end().await;
+    let (mut client, conn) = streams.remove(0);
+    drop(conn);
+    client.through("0\r\n\r\n").await;
+    tide.at_rest().await;
+}
+
+#[tokio::test]
 async fn everything_adds_up_after_clients_were_killed_in_every_phase() {
+    for way in ["cancel", "finish"] {
+        add_up_after_chaos(way).await;
+    }
+}
+
+async fn add_up_after_chaos(on_client_abort: &str) {
     let app = Echo::start(Duration::from_millis(3)).await;
     let tide = Tide::before(
         app.address,
-        "[upstream]\nmax_in_flight = 2\n[defaults]\nmax_queue = 8\nmax_wait = \"30ms\"\n\
-         idle_body_timeout = \"200ms\"\n",
+        &format!(
+            "[upstream]\nmax_in_flight = 2\n[defaults]\nmax_queue = 8\nmax_wait = \"30ms\"\n\
+             idle_body_timeout = \"200ms\"\non_client_abort = \"{on_client_abort}\"\n"
+        ),
     );
     for seed in crate::random::seeds([1, 2, 3]) {
         let clients = (0..24).map(|number| tokio::spawn(chaos(tide.address, seed * 100 + number)));
@@ -225,6 +266,7 @@ async fn everything_adds_up_after_clients_were_killed_in_every_phase() {
         let metrics = tide.at_rest().await;
         assert!(metrics.sum("tidegate_abandoned_total", &[]) > 0.0, "seed {seed}\n{metrics}");
         assert!(metrics.sum("tidegate_rejected_total", &[]) > 0.0, "seed {seed}\n{metrics}");
+        tide.until("no client is left", |m| m.sum("tidegate_connections", &[]) == 0.0).await;
     }
     assert!(app.counts.most.load(Ordering::Relaxed) <= 2);
 }

@@ -4,9 +4,6 @@
 //! Nothing here sleeps in the hope that something has happened: whatever is awaited is awaited by its
 //! effect, for at most [`PATIENCE`], and a test that waits longer fails and says what for.
 
-// The tests of each behaviour take from here what they need.
-#![allow(dead_code, unused_imports)]
-
 mod app;
 mod metrics;
 mod process;
@@ -23,7 +20,7 @@ use tidegate::sidecar::Sidecar;
 pub use app::{App, Echo};
 pub use metrics::Metrics;
 pub use process::{Process, command, exit_of};
-pub use wire::{End, Head, Message, Wire};
+pub use wire::{End, Message, Wire};
 
 /// How long anything may take that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -305,11 +305,6 @@ impl Head {
     pub fn has(&self, name: &str) -> bool {
         !self.all(name).is_empty()
     }
-
-    /// The names of all fields, in their order.
-    pub fn names(&self) -> Vec<&str> {
-        self.fields.iter().map(|(name, _)| name.as_str()).collect()
-    }
 }
 
 // === impl Message ===
