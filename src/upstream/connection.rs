@@ -171,11 +171,13 @@ impl<H: Send + 'static> Lease<H> {
 
     /// The exchange is over and whole: gives back what was held, and the connection to its pool.
     pub fn finish(mut self) {
-        drop(self.held.take());
+        let held = self.held.take();
         if let Some(mut idle) = self.connection.take() {
             idle.since = Instant::now();
             self.pool.put_back(self.shard, idle);
         }
+        // After the connection, so that whoever is let in next finds it.
+        drop(held);
     }
 
     /// The application is done, and the connection is of no further use.
