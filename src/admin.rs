@@ -162,7 +162,10 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         }
         "/config" => respond(StatusCode::OK, "application/toml", state.effective.clone().into()),
         "/" => text(StatusCode::OK, "tidegate: /metrics /live /ready /status.json /config\n"),
-        _ => text(StatusCode::NOT_FOUND, "no such page; there are: /metrics /live /ready /status.json /config\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "no such page; there are: /metrics /live /ready /status.json /config\n",
+        ),
     }
 }
 

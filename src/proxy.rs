@@ -40,9 +40,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::admission::{Admission, Entry, Permit};
-use crate::config::{
-    AdmissionMode, ClientAbort, Config, Reject, Route, RouteKind,
-};
+use crate::config::{AdmissionMode, ClientAbort, Config, Reject, Route, RouteKind};
 use crate::gate::{LaneKind, LaneLimits, LaneSnapshot, Limits, Rejection};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Metrics, Reading, RouteReading, UpstreamReading};
@@ -168,8 +166,7 @@ impl Proxy {
                 let route = self.plans.len() - 1;
                 let target = PathAndQuery::from_static("/");
                 let nowhere = HeaderValue::from_static("");
-                let exchange =
-                    self.open(&client, route, &request, &target, &nowhere);
+                let exchange = self.open(&client, route, &request, &target, &nowhere);
                 return Ok(self.refuse(&client, exchange, Refusal::Fault(fault), true));
             }
         };
@@ -225,14 +222,13 @@ impl Proxy {
             Some(lane) => route_reading(&snapshots[plan.backend].lanes[lane]),
             None => denied_reading(),
         });
-        let upstreams = self.backends.iter().zip(&snapshots).map(|(backend, snapshot)| {
-            UpstreamReading {
+        let upstreams =
+            self.backends.iter().zip(&snapshots).map(|(backend, snapshot)| UpstreamReading {
                 in_flight: u64::from(snapshot.in_flight),
                 in_flight_limit: u64::from(snapshot.max_in_flight),
                 up: backend.up.load(Ordering::Relaxed),
                 connections: u64::from(backend.pool.open()),
-            }
-        });
+            });
         Reading { routes: routes.collect(), upstreams: upstreams.collect(), ..Reading::default() }
     }
 
@@ -330,9 +326,7 @@ fn lane_limits(route: &Route) -> Option<LaneLimits> {
     };
     match (route.admission, route.kind) {
         (AdmissionMode::Deny, _) => None,
-        (AdmissionMode::Exempt, _) => {
-            Some(LaneLimits { max_queue: 0, ..beside(Some(MAX_EXEMPT)) })
-        }
+        (AdmissionMode::Exempt, _) => Some(LaneLimits { max_queue: 0, ..beside(Some(MAX_EXEMPT)) }),
         (AdmissionMode::Queue, RouteKind::Stream) => Some(beside(route.max_in_flight)),
         (AdmissionMode::Queue, RouteKind::Request) => Some(LaneLimits {
             kind: LaneKind::Budget,
@@ -363,7 +357,8 @@ fn denied_reading() -> RouteReading {
 
 /// The `Host` for a client that names none (HTTP/1.0).
 fn authority(host: &str, port: u16) -> HeaderValue {
-    let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let text =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     HeaderValue::from_str(&text).expect("a checked host is a valid field value")
 }
 

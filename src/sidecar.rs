@@ -91,8 +91,10 @@ impl Sidecar {
         });
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         let admin = config.admin.listen;
-        let admin = bind(admin).map_err(|source| {
-            StartError::Listen { address: admin, key: "admin.listen", source }
+        let admin = bind(admin).map_err(|source| StartError::Listen {
+            address: admin,
+            key: "admin.listen",
+            source,
         })?;
 
         let metrics = Metrics::new(&config, &RejectReason::LABELS, &UpstreamError::TOKENS);

@@ -116,7 +116,12 @@ mod tests {
 
     const LOOPBACK: Cidr = Cidr { network: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), prefix: 8 };
 
-    fn applied(mode: Forwarded, trusted: &[Cidr], peer: &str, fields: &[(&str, &str)]) -> Vec<String> {
+    fn applied(
+        mode: Forwarded,
+        trusted: &[Cidr],
+        peer: &str,
+        fields: &[(&str, &str)],
+    ) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             let name: HeaderName = name.parse().unwrap();
@@ -184,7 +189,10 @@ mod tests {
     #[test]
     fn off_touches_nothing() {
         let fields = [("x-forwarded-for", "1.1.1.1")];
-        assert_eq!(applied(Forwarded::Off, &[], "192.0.2.7:1", &fields), ["x-forwarded-for: 1.1.1.1"]);
+        assert_eq!(
+            applied(Forwarded::Off, &[], "192.0.2.7:1", &fields),
+            ["x-forwarded-for: 1.1.1.1"]
+        );
     }
 
     #[test]

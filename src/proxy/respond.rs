@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_rejection_as_text_and_as_nothing() {
-        let style = Reject { status: 429, body: RejectBody::Text, retry_after: RetryAfter::Fixed(7) };
+        let style =
+            Reject { status: 429, body: RejectBody::Text, retry_after: RetryAfter::Fixed(7) };
         assert_eq!(
             text(queue_full(), style, true),
             "429 Too Many Requests\n\

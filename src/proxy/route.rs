@@ -55,14 +55,9 @@ impl RouteTable {
     /// The index of the route that takes the request. `path` is without the query; `host` may carry a port.
     pub fn find(&self, method: &str, host: Option<&str>, path: &str) -> usize {
         let host = host.map(bare_host);
-        let exact = self
-            .exact
-            .binary_search_by(|entry| (*entry.path).cmp(path))
-            .ok();
+        let exact = self.exact.binary_search_by(|entry| (*entry.path).cmp(path)).ok();
         let taken = exact.and_then(|at| self.exact[at].take(method, host));
-        taken
-            .or_else(|| self.find_prefix(method, host, path))
-            .unwrap_or(self.fallback)
+        taken.or_else(|| self.find_prefix(method, host, path)).unwrap_or(self.fallback)
     }
 
     fn find_prefix(&self, method: &str, host: Option<&str>, path: &str) -> Option<usize> {
@@ -85,30 +80,19 @@ impl RouteTable {
 fn entries<'m>(matches: impl Iterator<Item = (usize, &'m Match)>) -> Vec<Entry> {
     let mut sorted: Vec<_> = matches.collect();
     sorted.sort_by(|(a_index, a), (b_index, b)| {
-        let rest = || {
-            b.conditions()
-                .cmp(&a.conditions())
-                .then(a_index.cmp(b_index))
-        };
+        let rest = || b.conditions().cmp(&a.conditions()).then(a_index.cmp(b_index));
         a.path.cmp(&b.path).then_with(rest)
     });
     let mut entries: Vec<Entry> = Vec::new();
     for (route, matches) in sorted {
-        let candidate = Candidate {
-            route,
-            methods: matches.methods.clone(),
-            hosts: matches.hosts.clone(),
-        };
+        let candidate =
+            Candidate { route, methods: matches.methods.clone(), hosts: matches.hosts.clone() };
         match entries.last_mut() {
             Some(last) if *last.path == *matches.path => last.candidates.push(candidate),
             _ => {
                 let parent = parent_of(&entries, &matches.path);
                 let path = matches.path.as_str().into();
-                entries.push(Entry {
-                    path,
-                    parent,
-                    candidates: vec![candidate],
-                });
+                entries.push(Entry { path, parent, candidates: vec![candidate] });
             }
         }
     }
@@ -301,17 +285,11 @@ mod tests {
             path.push('/');
             path.push_str(pick(state, &["a", "b", "ab", "a-b", "", "a%2fb"]));
         }
-        if path.is_empty() {
-            "/".to_owned()
-        } else {
-            path
-        }
+        if path.is_empty() { "/".to_owned() } else { path }
     }
 
     fn random_list(state: &mut u64, from: &[&str]) -> Vec<String> {
-        (0..(next(state) % 4).saturating_sub(1))
-            .map(|_| pick(state, from).to_owned())
-            .collect()
+        (0..(next(state) % 4).saturating_sub(1)).map(|_| pick(state, from).to_owned()).collect()
     }
 
     /// The rules as the documentation has them, one by one.
@@ -324,40 +302,27 @@ mod tests {
             } else {
                 path == matches.path || path.starts_with(&format!("{}/", matches.path))
             };
-            let on_host = matches
-                .hosts
-                .iter()
-                .any(|known| match known.strip_prefix("*") {
-                    Some(suffix) => host.ends_with(suffix) && host.len() > suffix.len(),
-                    None => known == host,
-                });
+            let on_host = matches.hosts.iter().any(|known| match known.strip_prefix("*") {
+                Some(suffix) => host.ends_with(suffix) && host.len() > suffix.len(),
+                None => known == host,
+            });
             on_path
                 && (matches.hosts.is_empty() || on_host)
                 && (matches.methods.is_empty() || matches.methods.iter().any(|m| m == method))
         };
-        let candidates = routes
-            .iter()
-            .enumerate()
-            .filter(|(_, route)| holds(&route.matches));
+        let candidates = routes.iter().enumerate().filter(|(_, route)| holds(&route.matches));
         let best = candidates.max_by_key(|(index, route)| {
             let matches = &route.matches;
             let conditions =
                 u8::from(!matches.hosts.is_empty()) + u8::from(!matches.methods.is_empty());
-            (
-                matches.exact,
-                matches.path.len(),
-                conditions,
-                std::cmp::Reverse(*index),
-            )
+            (matches.exact, matches.path.len(), conditions, std::cmp::Reverse(*index))
         });
         best.map_or(routes.len() - 1, |(index, _)| index)
     }
 
     #[test]
     fn agrees_with_the_naive_model() {
-        let seed = std::env::var("SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok());
+        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
         let mut state = seed.unwrap_or(0x7469_6465);
         println!("replay with SEED={state}");
         let (methods, hosts) = (["GET", "POST"], ["a.b", "c.a.b", "*.b", "*.a.b"]);
@@ -371,10 +336,7 @@ mod tests {
                     methods: random_list(&mut state, &methods),
                     hosts: random_list(&mut state, &hosts),
                 };
-                routes.push(Route {
-                    matches,
-                    ..default.clone()
-                });
+                routes.push(Route { matches, ..default.clone() });
             }
             routes.push(default);
             let table = RouteTable::new(&routes);

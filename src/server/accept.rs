@@ -61,10 +61,7 @@ fn give(stream: TcpStream, peer: SocketAddr, place: Place, workers: &[Worker]) {
 /// Errors of a connection that was gone before it was accepted; accept(2) lists them.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// Says in a few bytes why there is no more.

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use super::UpstreamError;
 use super::connect::Connect;
 use super::connection::{Idle, Lease};
-use super::UpstreamError;
 
 /// All connections to one upstream. `H` is what a [`Lease`] holds until the application is done.
 pub struct Pool<H: Send + 'static> {
@@ -107,8 +107,8 @@ impl<H: Send + 'static> Pool<H> {
 
     /// Closes what has not been used for `idle_timeout`, again and again. One task for each worker.
     pub async fn reap(self: Arc<Pool<H>>, shard: usize) {
-        let period = (self.limits.idle_timeout / 4)
-            .clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let period =
+            (self.limits.idle_timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         loop {
             tokio::time::sleep(period).await;
             let now = Instant::now();
