@@ -117,10 +117,12 @@ impl Activity {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// The phase, and since when.
+    /// The phase, and since when. As long as the client has not taken the end of a response, a request
+    /// is being served.
     #[must_use]
     pub fn phase(&self) -> (Phase, Instant) {
         let phase = match self.phase.load(Ordering::Relaxed) {
+            0 if self.blocked.load(Ordering::Relaxed) != 0 => Phase::Busy,
             0 => Phase::Idle,
             1 => Phase::Head,
             _ => Phase::Busy,
@@ -168,12 +170,6 @@ impl Activity {
         }
     }
 
-    /// Whether some of a response waits until the client reads.
-    #[must_use]
-    pub fn is_blocked(&self) -> bool {
-        self.blocked.load(Ordering::Relaxed) != 0
-    }
-
     /// When a blocked write becomes hopeless.
     #[must_use]
     pub fn write_deadline(&self) -> Option<Instant> {
@@ -217,5 +213,23 @@ impl Activity {
 impl Default for Activity {
     fn default() -> Activity {
         Activity::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_idle_once_its_client_has_taken_everything() {
+        let activity = Activity::new();
+        activity.enter(Phase::Busy);
+        activity.wrote(true);
+        activity.enter(Phase::Idle);
+        assert_eq!(activity.phase().0, Phase::Busy);
+        assert_eq!(activity.write_deadline(), None);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        activity.wrote(false);
+        assert_eq!(activity.phase(), (Phase::Idle, Instant::now()));
     }
 }

@@ -182,7 +182,6 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.client.activity.enter(Phase::Idle);
         let metrics = self.proxy.metrics().route(self.route);
-        metrics.request(self.status);
         if self.stage == Some(AbortStage::RequestBody) && self.upload_is_whole() {
             self.stage = Some(AbortStage::Upstream);
         }
@@ -190,6 +189,8 @@ impl Drop for Exchange {
             metrics.client_abort(stage);
             self.broke_off |= stage == AbortStage::ResponseBody;
         }
+        // Last, so that whoever sees it sees the rest.
+        metrics.request(self.status);
         let troubled = self.reason.is_some() || self.error.is_some() || self.broke_off;
         let access = self.proxy.access();
         if access.wants(self.status, troubled) {

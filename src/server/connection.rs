@@ -156,9 +156,8 @@ fn out_of_time(
 }
 
 fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {
-    if client.activity.is_blocked() {
-        // However long ago its request ended: hyper still holds the end of the response.
-        return client.activity.write_deadline().map(|deadline| (deadline, Ended::Cut));
+    if let Some(deadline) = client.activity.write_deadline() {
+        return Some((deadline, Ended::Cut));
     }
     match client.activity.phase() {
         (Phase::Idle, since) => {
@@ -173,6 +172,8 @@ fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)>
 /// Closes a connection in a way that lets the client read the last response: were the socket closed with
 /// unread bytes in it, the kernel would send a reset, and that may overtake the response.
 async fn close(client: &Client, linger: bool) {
+    // Not idle: it would make room for another at once, and keep its descriptor.
+    client.activity.enter(Phase::Busy);
     let _ = socket2::SockRef::from(&*client.stream).shutdown(Shutdown::Write);
     if linger {
         let _ = timeout(LINGER_TIME, discard(client)).await;

@@ -1,7 +1,17 @@
 //! Clients that leave: from the queue, in the middle of an upload, while the application works, while
 //! they read.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use tidegate::upstream::{Connect, Connecting, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::support::{App, End, Metrics, Tide, Wire};
 
@@ -139,6 +149,150 @@ async fn who_leaves_in_flight_cancels_the_request() {
         assert_eq!(waiting.response().await.status(), 200);
         left += 1.0;
         assert_eq!(tide.at_rest().await.aborts("upstream"), left);
+    }
+}
+
+/// A connection to the application that takes its time to close.
+struct SlowToClose {
+    stream: TcpStream,
+    open: Arc<AtomicU32>,
+}
+
+impl Drop for SlowToClose {
+    fn drop(&mut self) {
+        // Blocks its worker, not that of the client that waits for the slot.
+        std::thread::sleep(Duration::from_millis(100));
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl AsyncRead for SlowToClose {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buf)
+    }
+}
+
+impl AsyncWrite for SlowToClose {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// Opens such connections, and counts them.
+struct Counting {
+    application: SocketAddr,
+    open: Arc<AtomicU32>,
+    most: Arc<AtomicU32>,
+}
+
+impl Connect for Counting {
+    fn connect(&self) -> Connecting<'_> {
+        Box::pin(async {
+            let stream = TcpStream::connect(self.application).await.expect("it listens");
+            let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(open, Ordering::SeqCst);
+            let open = Arc::clone(&self.open);
+            Ok(Box::new(SlowToClose { stream, open }) as Box<dyn Stream>)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_not_given_on_before_the_connection_is_closed() {
+    let app = App::start().await;
+    let (open, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let tide = Tide::connecting(app.address, &ONE.replace("workers = 1", "workers = 2"), &|_| {
+        let (open, most) = (Arc::clone(&open), Arc::clone(&most));
+        Box::new(Counting { application: app.address, open, most })
+    });
+    for leaves_while_reading in [false, true] {
+        let client = get(&tide, "/gone").await;
+        let mut conn = app.accept().await;
+        conn.head().await;
+        let mut client = client;
+        if leaves_while_reading {
+            conn.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf").await;
+            client.through("half").await;
+        }
+        // On the other worker: it has fewer connections.
+        let mut waiting = get(&tide, "/next").await;
+        tide.until_queued(1).await;
+        drop(client);
+        let mut next = app.accept().await;
+        next.head().await;
+        next.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(waiting.response().await.status(), 200);
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        drop(waiting);
+        let idle = |m: &crate::support::Metrics| m.sum("tidegate_connections", &[]) == 0.0;
+        tide.until("both have gone", idle).await;
+        tide.until("all closed", |m| m.sum("tidegate_upstream_connections", &[]) == 0.0).await;
+    }
+    tide.at_rest().await;
+}
+
+/// hyper reads nothing while a next request is waiting, so that it does not see its client leave.
+#[tokio::test]
+async fn who_leaves_in_flight_is_missed_behind_a_next_request_too() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, ONE);
+    let mut left = 0.0;
+    for way in WAYS {
+        println!("{way:?}");
+        let mut client = tide.client().await;
+        let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.send(format!("{get}{get}GET /half HTTP")).await;
+        let mut conn = app.accept().await;
+        conn.head().await;
+        let _half = leave(client, way).await;
+        conn.end().await;
+        left += 1.0;
+        assert_eq!(tide.at_rest().await.aborts("upstream"), left);
+    }
+    assert_eq!(tide.metrics().await.sum("tidegate_arrivals_total", &[]), left);
+}
+
+/// Nor does it while an upload is stuck.
+#[tokio::test]
+async fn who_leaves_in_an_upload_that_is_stuck_is_missed_too() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, ONE);
+    let mut left = 0.0;
+    for way in [Leave::Close, Leave::Reset] {
+        println!("{way:?}");
+        let mut client = tide.client().await;
+        let size = 64 * 1024 * 1024;
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n")).await;
+        let mut conn = app.accept().await;
+        conn.head().await;
+        // Until the application's end takes no more.
+        let chunk = vec![b'x'; 64 * 1024];
+        let patience = Duration::from_millis(200);
+        while tokio::time::timeout(patience, client.stream.write(&chunk)).await.is_ok() {}
+        leave(client, way).await;
+        // A close is behind the bytes that nobody reads, and cannot be seen; a reset can.
+        if matches!(way, Leave::Reset) {
+            tide.until("it is missed", |m| m.aborts("request_body") == left + 1.0).await;
+        }
+        conn.end().await;
+        left += 1.0;
+        assert_eq!(tide.at_rest().await.aborts("request_body"), left);
     }
 }
 

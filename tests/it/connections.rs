@@ -93,6 +93,30 @@ async fn if_none_is_idle_there_is_a_canned_503() {
 }
 
 #[tokio::test]
+async fn who_is_left_to_read_its_rejection_holds_its_place() {
+    let app = App::start().await;
+    let tide = Tide::before(
+        app.address,
+        "[server]\nmax_connections = 2\n[upstream]\nmax_in_flight = 1\n[defaults]\nmax_queue = 0\n",
+    );
+    let mut busy = tide.client().await;
+    busy.send(GET).await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    let mut lingering = tide.client().await;
+    lingering.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").await;
+    assert_eq!(lingering.response().await.status(), 503);
+    // The end of its answer has come; the connection is still there.
+    assert!(lingering.rest().await.is_empty());
+    let mut newcomer = tide.client().await;
+    newcomer.send(GET).await;
+    let details = "connection_limit_reached; details=\"max_connections\"";
+    newcomer.response().await.assert_own(503, details);
+    drop(lingering);
+    tide.until("it has gone", |m| m.sum("tidegate_connections", &[]) == 1.0).await;
+}
+
+#[tokio::test]
 async fn running_out_of_descriptors_is_survived_without_spinning() {
     let app = App::start().await;
     let process = Process::start(app.address, "[server]\nworkers = 1\n");

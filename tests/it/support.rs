@@ -14,8 +14,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tidegate::config::{self, Overrides};
+use tidegate::config::{self, Overrides, Upstream};
 use tidegate::sidecar::Sidecar;
+use tidegate::upstream::{Connect, TcpConnector};
 
 pub use app::{App, Echo};
 pub use metrics::Metrics;
@@ -45,6 +46,17 @@ pub struct Tide {
 impl Tide {
     /// In front of an application, configured by TOML that leaves out the addresses.
     pub fn before(upstream: SocketAddr, toml: &str) -> Tide {
+        Tide::connecting(upstream, toml, &|upstream: &Upstream| {
+            Box::new(TcpConnector::new(&upstream.host, upstream.port))
+        })
+    }
+
+    /// The same, with connections to the application of the test's own making.
+    pub fn connecting(
+        upstream: SocketAddr,
+        toml: &str,
+        connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
+    ) -> Tide {
         let flags = Overrides {
             upstream: Some(format!("http://{upstream}")),
             listen: Some("127.0.0.1:0".to_owned()),
@@ -55,7 +67,8 @@ impl Tide {
             Ok(loaded) => loaded,
             Err(report) => panic!("{}", report.render(config::Format::Human, false)),
         };
-        let sidecar = Sidecar::start(loaded.config, toml.to_owned()).expect("port 0 is free");
+        let sidecar = Sidecar::start_with(loaded.config, toml.to_owned(), connect);
+        let sidecar = sidecar.expect("port 0 is free");
         let address = sidecar.addresses()[0];
         Tide { sidecar, address }
     }

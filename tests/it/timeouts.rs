@@ -243,7 +243,7 @@ async fn a_response_that_falls_silent_breaks_off() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_off() {
     let app = App::start().await;
-    let tide = Tide::before(app.address, "[defaults]\nidle_body_timeout = \"200ms\"\n");
+    let tide = Tide::before(app.address, "[defaults]\nidle_body_timeout = \"1s\"\n");
     let mut client = tide.client().await;
     client.small_buffers();
     client.send(GET).await;

@@ -85,10 +85,13 @@ impl Metrics {
         self.sum("tidegate_requests_total", &[("code", &code)])
     }
 
-    /// Nothing waits, nothing is in flight, and every arrival has its outcome.
+    /// Nothing waits, nothing is in flight, and what became of each request has been counted.
     pub fn is_at_rest(&self) -> bool {
         let gauges = ["tidegate_queue_depth", "tidegate_in_flight", "tidegate_upstream_in_flight"];
-        gauges.iter().all(|gauge| self.sum(gauge, &[]) == 0.0)
+        let quiet = gauges.iter().all(|gauge| self.sum(gauge, &[]) == 0.0);
+        // More where requests were refused before they arrived at the gate.
+        let ended = self.sum("tidegate_requests_total", &[]);
+        quiet && ended >= self.sum("tidegate_arrivals_total", &[])
     }
 
     /// For each route: arrivals = admitted + rejected + abandoned + queued.
