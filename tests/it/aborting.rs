@@ -240,7 +240,7 @@ async fn a_slot_is_not_given_on_before_the_connection_is_closed() {
         assert_eq!(waiting.response().await.status(), 200);
         assert_eq!(most.load(Ordering::SeqCst), 1);
         drop(waiting);
-        let idle = |m: &crate::support::Metrics| m.sum("tidegate_connections", &[]) == 0.0;
+        let idle = |m: &Metrics| m.sum("tidegate_connections", &[]) == 0.0;
         tide.until("both have gone", idle).await;
         tide.until("all closed", |m| m.sum("tidegate_upstream_connections", &[]) == 0.0).await;
     }
