@@ -303,7 +303,7 @@ async fn trailers_pass_both_ways_but_not_those_that_change_the_message() {
     client
         .send(
             "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
-             Trailer: X-Sum, Host\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\nHost: evil\r\n\r\n",
+             Trailer: X-Sum, Host\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\nHost: evil\r\nX-Unnamed: 1\r\n\r\n",
         )
         .await;
     let mut conn = app.accept().await;
@@ -312,7 +312,7 @@ async fn trailers_pass_both_ways_but_not_those_that_change_the_message() {
     assert_eq!(request.field("host"), Some("a"));
     assert_eq!(request.trailers, [("x-sum".to_owned(), "1".to_owned())]);
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Done, Set-Cookie\r\n\r\n\
-                  1\r\nb\r\n0\r\nX-Done: yes\r\nSet-Cookie: evil\r\n\r\n";
+                  1\r\nb\r\n0\r\nX-Done: yes\r\nSet-Cookie: evil\r\nX-Unnamed: 1\r\n\r\n";
     conn.send(answer).await;
     let response = client.response().await;
     assert_eq!(response.text(), "b");
