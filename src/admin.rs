@@ -11,6 +11,7 @@
 
 mod status;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,8 +27,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -35,8 +35,8 @@ use crate::proxy::Proxy;
 use crate::server::Server;
 use crate::telemetry::metrics;
 
-/// Connections at once; a scraper and a few people need no more.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at once; a scraper and a few people need no more. Beyond it the oldest is closed.
+pub(crate) const MAX_CONNECTIONS: usize = 64;
 /// The longest life of an admin connection; a scraper opens another.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
@@ -111,16 +111,19 @@ impl Drop for Admin {
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
-                let state = Arc::clone(&state);
-                tokio::spawn(async move {
-                    let _place = place;
-                    let _ = timeout(MAX_AGE, serve(stream, state)).await;
-                });
+                open.retain(|connection| !connection.is_finished());
+                // Whoever comes is more likely to be a scraper than whoever has been here longest.
+                if open.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
+                let serving = timeout(MAX_AGE, serve(stream, Arc::clone(&state)));
+                open.push_back(tokio::spawn(serving).abort_handle());
             }
             // Out of file descriptors, most likely; without a pause this would spin.
             Err(_) => sleep(Duration::from_millis(100)).await,

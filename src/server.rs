@@ -26,6 +26,9 @@ use worker::Worker;
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
 
+/// The most file descriptors beside those of clients: connections that are being refused.
+pub const EXTRA_DESCRIPTORS: usize = accept::MAX_REFUSALS;
+
 /// A running server. Dropping it stops accepting; what has been accepted goes on.
 #[derive(Debug)]
 pub struct Server {

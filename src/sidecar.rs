@@ -8,20 +8,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::admin::{Admin, State};
+use crate::admin::{Admin, MAX_CONNECTIONS, State};
 use crate::config::{Config, Upstream};
 use crate::gate::RejectReason;
 use crate::proxy::Proxy;
-use crate::server::{Server, bind};
+use crate::server::{EXTRA_DESCRIPTORS, Server, bind};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Connect, TcpConnector, UpstreamError};
 
-/// File descriptors for everything but clients and upstreams: listeners, runtimes, logs, admin.
-const OWN_DESCRIPTORS: u64 = 32;
+/// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin connections;
+/// clients that are being refused.
+const OWN_DESCRIPTORS: u64 = 32 + (MAX_CONNECTIONS + EXTRA_DESCRIPTORS) as u64;
 /// How long requests that are turned away at the end of the grace have to be told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -182,28 +184,33 @@ async fn tick(state: Arc<State>) {
     }
 }
 
-/// Raises the limit on file descriptors as far as it goes, and lowers the bounds on connections to what it
-/// allows: a proxy that runs out of descriptors can serve nobody.
-fn fit_descriptors(config: &mut Config) {
-    use rustix::process::{Resource, getrlimit, setrlimit};
+/// Raises the limit on file descriptors as far as it goes, and says how far; `None`: there is none.
+pub(crate) fn raise_descriptors() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let limit = match setrlimit(Resource::Nofile, raised) {
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(_) => limit.current,
-    };
-    let Some(limit) = limit else { return };
+    }
+}
+
+/// Lowers the bounds on connections to what the limit on file descriptors allows: a proxy that runs out of
+/// them can serve nobody.
+fn fit_descriptors(config: &mut Config) {
+    let Some(limit) = raise_descriptors() else { return };
     let upstreams: u64 = config.upstreams.iter().map(|up| u64::from(up.max_connections)).sum();
     let wanted = OWN_DESCRIPTORS + upstreams + u64::from(config.server.max_connections);
     if wanted <= limit {
         return;
     }
     // Upstream connections first: they are what clients come for. But never all of it.
-    let available = limit.saturating_sub(OWN_DESCRIPTORS).max(2);
+    let available = limit.saturating_sub(OWN_DESCRIPTORS.min(limit / 2)).max(2);
     let for_upstreams = upstreams.min(available / 2).max(1);
     for upstream in &mut config.upstreams {
         let share = u64::from(upstream.max_connections) * for_upstreams / upstreams.max(1);
         upstream.max_connections = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
+        // A request that was let in and then waited for a connection would wait in a second, hidden queue.
+        upstream.max_in_flight = upstream.max_in_flight.min(upstream.max_connections);
     }
     let clients = (available - for_upstreams).max(1);
     let clients = u32::try_from(clients).unwrap_or(u32::MAX);

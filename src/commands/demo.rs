@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use super::fail;
 use crate::config::{self, Overrides};
 use crate::gate::RejectReason;
-use crate::sidecar::Sidecar;
+use crate::sidecar::{Sidecar, raise_descriptors};
 use app::App;
 use load::{End, Load, Outcome, play};
 use table::Table;
@@ -60,7 +60,9 @@ pub fn run(_: &DemoArgs) -> ExitCode {
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn play_all() -> Result<()> {
-    raise_descriptors();
+    // Clients, proxy and application share one process. Were it too few, some clients would fail, and the
+    // table would show it.
+    let _ = raise_descriptors();
     let background = background()?;
     let began = Instant::now();
     experiment(&background)?;
@@ -251,13 +253,4 @@ fn percentile(sorted: &[Duration], percent: usize) -> String {
 
 fn millis(duration: Duration) -> String {
     format!("{:.0} ms", duration.as_secs_f64() * 1e3)
-}
-
-/// Clients, proxy and application share one process and its limit on file descriptors.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // Should it fail, some clients fail too, and the table shows it.
-    let _ = setrlimit(Resource::Nofile, raised);
 }

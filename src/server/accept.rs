@@ -17,7 +17,7 @@ use crate::proxy::TOO_MANY_CONNECTIONS;
 /// How long to wait when no file descriptor or memory is left: a try costs a system call and fails.
 const SHORTAGE: Duration = Duration::from_millis(200);
 /// So many refused clients get the time to read why; others are just closed.
-const MAX_REFUSALS: usize = 64;
+pub(super) const MAX_REFUSALS: usize = 64;
 
 /// Accepts for ever.
 pub(super) async fn accept(listener: TcpListener, context: Arc<Context>, workers: Arc<[Worker]>) {

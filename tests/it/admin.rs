@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{App, Message, Tide, Wire};
+use crate::support::{App, End, Message, Tide, Wire};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -103,4 +103,17 @@ async fn full_overload_does_not_reach_the_admin_endpoints() {
     drop(in_flight);
     let metrics = tide.at_rest().await;
     assert_eq!(metrics.sum("tidegate_abandoned_total", &[]), 20.0);
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_keep_a_scraper_out() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(Wire::connect(tide.sidecar.admin_address()).await);
+    }
+    let answer = page(&tide, "GET /metrics").await;
+    assert_eq!(answer.status(), 200);
+    assert!(matches!(silent[0].end().await, End::Closed | End::Reset), "the oldest gave way");
 }
