@@ -19,7 +19,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     config: Option<PathBuf>,
     /// The application, such as http://127.0.0.1:8000
-    #[arg(long, value_name = "URL", required_unless_present = "config")]
+    #[arg(long, value_name = "URL")]
     upstream: Option<String>,
     /// Where clients connect [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDRESS")]

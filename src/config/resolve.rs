@@ -87,6 +87,7 @@ fn no_upstream() -> Diagnostic {
     let mut diagnostic = Diagnostic::new(Code::NoUpstream, "no upstream is given");
     diagnostic
         .help("say where the application listens:\n[upstream]\nurl = \"http://127.0.0.1:8000\"");
+    diagnostic.help("without a file: --upstream URL, or the variable TIDEGATE_UPSTREAM_URL");
     diagnostic
 }
 
