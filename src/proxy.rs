@@ -206,6 +206,20 @@ impl Proxy {
         self.backends.iter().for_each(|backend| backend.admission.drain());
     }
 
+    /// Requests that are with the applications, those without a client any more included.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let lanes = self.backends.iter().flat_map(|backend| backend.admission.snapshot().lanes);
+        lanes.map(|lane| u64::from(lane.in_flight)).sum()
+    }
+
+    /// Counts a request whose head could not be read, and which therefore has no route: the connection has
+    /// answered it.
+    pub fn unheard(&self, client: &Client, status: u16) {
+        self.metrics.route(self.plans.len() - 1).request(status);
+        tracing::debug!(client = %client.peer.address(), status, "a request's head could not be read");
+    }
+
     /// Keeps one worker's share of the upstream connections young. Run it on that worker.
     pub async fn keep_pools(self: Arc<Proxy>, worker: usize) {
         let reapers = self.backends.iter().map(|backend| Arc::clone(&backend.pool).reap(worker));
@@ -290,7 +304,7 @@ impl Proxy {
     fn refuse(
         &self,
         client: &Client,
-        exchange: Box<Exchange>,
+        mut exchange: Box<Exchange>,
         refusal: Refusal,
         unread: bool,
     ) -> Response<ResponseBody> {
@@ -299,6 +313,7 @@ impl Proxy {
             client.activity.leave_unread();
         }
         let response = respond::refusal(refusal, style, unread);
+        exchange.sent(response.body().len());
         exchange.refused(response.status().as_u16());
         response.map(ResponseBody::whole)
     }
@@ -402,7 +417,12 @@ impl Backend {
 
     /// Remembers whether the application could be reached.
     fn note(&self, result: Result<(), UpstreamError>) {
-        let up = result.is_ok();
+        let up = match result {
+            Ok(()) => true,
+            // Shortages of our own say nothing of the application.
+            Err(UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError) => return,
+            Err(_) => false,
+        };
         if self.up.load(Ordering::Relaxed) != up {
             self.up.store(up, Ordering::Relaxed);
         }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config;
@@ -34,6 +35,7 @@ pub const EXTRA_DESCRIPTORS: usize = accept::MAX_REFUSALS;
 pub struct Server {
     addresses: Vec<SocketAddr>,
     acceptors: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
     context: Arc<Context>,
     /// Ends the workers when it is dropped with the last sender.
     workers: Arc<[Worker]>,
@@ -95,13 +97,14 @@ impl Server {
         let workers: Arc<[Worker]> = workers?.into();
         let mut addresses = Vec::new();
         let mut acceptors = Vec::new();
+        let (stop, stopped) = watch::channel(false);
         for listener in listeners {
             addresses.push(listener.local_addr()?);
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (context, workers) = (Arc::clone(&context), Arc::clone(&workers));
-            acceptors.push(tokio::spawn(accept::accept(listener, context, workers)));
+            acceptors.push(tokio::spawn(accept::accept(listener, context, workers, stopped.clone())));
         }
-        Ok(Server { addresses, acceptors, context, workers })
+        Ok(Server { addresses, acceptors, stop, context, workers })
     }
 
     /// The addresses that are listened on, with the ports that the system chose.
@@ -118,7 +121,8 @@ impl Server {
 
     /// Stops accepting, closes idle connections, and lets the others end with their present response.
     pub fn drain(&self) {
-        self.acceptors.iter().for_each(JoinHandle::abort);
+        // The acceptors see it before anything else that they could do, and close their sockets.
+        self.stop.send_replace(true);
         self.context.registry.command_all(Command::Drain);
     }
 
@@ -128,6 +132,11 @@ impl Server {
     ///
     /// Dropping the future changes nothing.
     pub async fn drained(&self) {
+        for acceptor in &self.acceptors {
+            while !acceptor.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
         self.context.registry.empty().await;
     }
 

@@ -58,7 +58,7 @@ pub enum StartError {
 pub enum Drained {
     /// Everybody got an answer.
     Whole,
-    /// The grace ended; so many connections were cut off.
+    /// The grace ended; so many connections, or requests without a client, were cut off.
     CutOff(usize),
 }
 
@@ -82,11 +82,10 @@ impl Sidecar {
     ///
     /// As [`Sidecar::start`].
     pub fn start_with(
-        mut config: Config,
+        config: Config,
         effective: String,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Result<Sidecar, StartError> {
-        fit_descriptors(&mut config);
         let listeners = config.server.listen.iter().map(|address| {
             let key = "server.listen";
             bind(*address).map_err(|source| StartError::Listen { address: *address, key, source })
@@ -152,18 +151,28 @@ impl Sidecar {
         sleep(settings.drain_delay).await;
         let server = &self.state.server;
         server.drain();
-        if timeout(settings.shutdown_grace, server.drained()).await.is_ok() {
+        if timeout(settings.shutdown_grace, self.finished()).await.is_ok() {
             return Drained::Whole;
         }
         self.state.proxy.drain();
-        let waiting = timeout(LAST_WORDS, server.drained()).await;
-        let left = server.connections();
-        if waiting.is_ok() || left == 0 {
+        if timeout(LAST_WORDS, self.finished()).await.is_ok() {
             return Drained::Whole;
         }
+        // A request that is finished without its client has no connection of its own any more.
+        let left = server.connections().max(self.state.proxy.in_flight() as usize);
         server.cut();
         let _ = timeout(LAST_WORDS, server.drained()).await;
         Drained::CutOff(left)
+    }
+}
+
+impl Sidecar {
+    /// No client is left, and the applications work on nothing for one that left.
+    async fn finished(&self) {
+        self.state.server.drained().await;
+        while self.state.proxy.in_flight() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -196,7 +205,7 @@ pub(crate) fn raise_descriptors() -> Option<u64> {
 
 /// Lowers the bounds on connections to what the limit on file descriptors allows: a proxy that runs out of
 /// them can serve nobody.
-fn fit_descriptors(config: &mut Config) {
+pub fn fit_descriptors(config: &mut Config) {
     let Some(limit) = raise_descriptors() else { return };
     let upstreams: u64 = config.upstreams.iter().map(|up| u64::from(up.max_connections)).sum();
     let wanted = OWN_DESCRIPTORS + upstreams + u64::from(config.server.max_connections);

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_CONFIG, fail};
 use crate::config::{self, Format, Loaded, Overrides, Report};
-use crate::sidecar::{Drained, Sidecar};
+use crate::sidecar::{Drained, Sidecar, fit_descriptors};
 use crate::telemetry::logging;
 
 /// Run the proxy: from a file, or with --upstream alone.
@@ -80,12 +80,13 @@ fn print(report: &Report) {
     }
 }
 
-async fn serve(loaded: Loaded) -> ExitCode {
+async fn serve(mut loaded: Loaded) -> ExitCode {
     // Before anything is accepted, so that no signal is missed.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return fail(&error),
     };
+    fit_descriptors(&mut loaded.config);
     let effective = loaded.effective_toml();
     let sidecar = match Sidecar::start(loaded.config, effective) {
         Ok(sidecar) => sidecar,
@@ -133,6 +134,7 @@ fn announce(sidecar: &Sidecar) {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 /// One of them: its name, and the exit status that a shell gives to a process ended by it.
@@ -147,13 +149,20 @@ impl Signals {
     fn new() -> std::io::Result<Signals> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
-        Ok(Signals { terminate, interrupt })
+        let hangup = signal(SignalKind::hangup())?;
+        Ok(Signals { terminate, interrupt, hangup })
     }
 
     async fn next(&mut self) -> Ending {
-        tokio::select! {
-            _ = self.terminate.recv() => Ending { name: "SIGTERM", exit: 143 },
-            _ = self.interrupt.recv() => Ending { name: "SIGINT", exit: 130 },
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Ending { name: "SIGTERM", exit: 143 },
+                _ = self.interrupt.recv() => return Ending { name: "SIGINT", exit: 130 },
+                // By default it would end the process at once, with everything in flight.
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored: this version reads its configuration once");
+                }
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! When a client that was turned away should come back.
 //!
 //! The queue drains at `in_flight / mean hold` requests a second (Little's law), so the present queue
-//! is gone after `queue x hold / in_flight`. Clients that obey must not come back together: each gets
-//! a return slot of its own, and the slots are spaced so that returning clients take at most a tenth of
-//! the drain rate. Beyond the longest answer there are no slots left, and the answers are spread over
-//! its upper half.
+//! is gone after `queue x hold / in_flight`: that is when the first of them comes back. Clients that
+//! obey must not come back together, and others come meanwhile: each gets a return slot of its own, and
+//! the slots are spaced so that returning clients take half of the drain rate. Slots that pass without
+//! a rejection are gone. Beyond the longest answer there are no slots left, and the answers are spread
+//! over its upper half.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::time::Time;
 /// The longest `Retry-After`, in seconds.
 const LONGEST: u64 = 30;
 /// Returning clients may take one part in so many of the drain rate.
-const RETURN_SHARE: u64 = 10;
+const RETURN_SHARE: u32 = 2;
 /// Weight of the newest hold time in the mean: one part in so many.
 const SMOOTHING: u64 = 16;
 
@@ -50,13 +51,13 @@ impl Returns {
             _ => hold.saturating_mul(queued.saturating_add(1)),
         };
         self.given = self.given.wrapping_add(1);
-        let slot = self.next.max(now + drained) + hold.saturating_mul(RETURN_SHARE as u32);
+        let slot = self.next.max(now + drained);
         let wait = slot.since(now);
         if wait > Duration::from_secs(LONGEST) {
             let spread = LONGEST / 2 + 1;
             return (LONGEST - scramble(self.given) % spread) as u32;
         }
-        self.next = slot;
+        self.next = slot + hold.saturating_mul(RETURN_SHARE);
         (wait.as_nanos().div_ceil(1_000_000_000) as u32).max(1)
     }
 }
@@ -80,8 +81,8 @@ mod tests {
     fn follows_queue_and_drain_rate() {
         let mut returns = Returns::default();
         returns.completed(Duration::from_millis(200));
-        // 50 queued, 5 at work, 200 ms each: 25 a second, so 2 s, and the slot's spacing.
-        assert_eq!(returns.next(Time::ZERO, 49, 5, SECOND), 3);
+        // 49 queued and the newcomer, 5 at work, 200 ms each: 25 a second, so 2 s.
+        assert_eq!(returns.next(Time::ZERO, 49, 5, SECOND), 2);
         let mut idle = Returns::default();
         idle.completed(Duration::from_millis(1));
         assert_eq!(idle.next(Time::ZERO, 0, 8, SECOND), 1, "never below a second");
@@ -101,8 +102,18 @@ mod tests {
             let after = returns.next(Time::ZERO, 10, 1, SECOND);
             per_second[after as usize] += 1;
         }
-        // 100 a second drain; a tenth of them are return slots.
-        assert!(per_second.iter().all(|&clients| clients <= 11), "{per_second:?}");
+        // 100 a second drain; half of them are return slots.
+        assert!(per_second.iter().all(|&clients| clients <= 51), "{per_second:?}");
+    }
+
+    #[test]
+    fn slots_that_nobody_took_are_gone() {
+        let mut returns = Returns::default();
+        returns.completed(SECOND);
+        // One slot of 1 s, no queue, and one rejection every 2 s: each may come when the slot is free.
+        for second in [0, 2, 4, 6] {
+            assert_eq!(returns.next(Time::ZERO + SECOND * second, 0, 1, SECOND), 1);
+        }
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub struct Activity {
     end_of_input: AtomicBool,
     /// The response broke off, and only a reset can tell.
     spoilt: AtomicBool,
+    last: AtomicBool,
 }
 
 /// The phases of a connection.
@@ -108,6 +109,7 @@ impl Activity {
             unread: AtomicBool::new(false),
             end_of_input: AtomicBool::new(false),
             spoilt: AtomicBool::new(false),
+            last: AtomicBool::new(false),
         }
     }
 
@@ -199,6 +201,17 @@ impl Activity {
     #[must_use]
     pub fn is_spoilt(&self) -> bool {
         self.spoilt.load(Ordering::Relaxed)
+    }
+
+    /// The connection is to end with its present response.
+    pub fn make_last(&self) {
+        self.last.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client should be told that it is the last response.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        self.last.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {

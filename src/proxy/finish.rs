@@ -14,10 +14,14 @@ use super::forward::Answer;
 use crate::admission::Permit;
 use crate::upstream::Lease;
 
+/// An application that works on without a client gets so many times as long as one with a client: it is
+/// slow, or else the answer would be there. Beyond it, it is taken for stuck, and the slot comes back.
+const PATIENCE: u32 = 10;
+
 /// The bounds under which an abandoned exchange is played to its end; `None`: no bound.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
-    /// To the response head, from now.
+    /// To the response head of a request whose client waits.
     pub(super) response_timeout: Option<Duration>,
     /// The longest silence within the response body.
     pub(super) idle_body_timeout: Option<Duration>,
@@ -26,7 +30,7 @@ pub(super) struct Finish {
 /// Waits for the response of an exchange whose client is gone.
 pub(super) fn spawn_whole(answer: Answer, lease: Lease<Permit>, finish: Finish) {
     tokio::spawn(async move {
-        if let Some(Ok(response)) = within(finish.response_timeout, answer).await {
+        if let Some(Ok(response)) = within(finish.response_timeout.map(|limit| limit * PATIENCE), answer).await {
             rest(response.into_body(), lease, finish).await;
         }
         // Else the lease is dropped: the connection closes, and the slot comes back with it.

@@ -218,16 +218,18 @@ async fn attempt(
     let answer: Answer = Box::pin(lease.send(request));
     let mut in_flight =
         InFlight { open: Some((answer, lease)), upload: upload.clone(), finish: plan.finish };
-    let answered = in_flight.answer(plan.response_timeout).await;
+    let Some(answered) = in_flight.answer(plan.response_timeout).await else {
+        // Dropped here: cancelled, or finished without its client.
+        return Err(Failure::Final(UpstreamError::HttpResponseTimeout));
+    };
     let lease = in_flight.into_lease();
     match answered {
-        Some(Ok(response)) => Ok((response, lease)),
-        Some(Err(mut error)) => match error.take_message() {
+        Ok(response) => Ok((response, lease)),
+        Err(mut error) => match error.take_message() {
             Some(unsent) => Err(Failure::Unsent(Box::new(unsent), lease.into_held())),
             None if may_retry && !lease.answered() => Err(Failure::Lost(lease.into_held())),
             None => Err(Failure::Final(UpstreamError::exchanging(error.error()))),
         },
-        None => Err(Failure::Final(UpstreamError::HttpResponseTimeout)),
     }
 }
 
@@ -296,7 +298,7 @@ impl InFlight {
 }
 
 impl Drop for InFlight {
-    /// The client left.
+    /// The client left, or has been told that it took too long.
     fn drop(&mut self) {
         let Some((answer, lease)) = self.open.take() else { return };
         let upload = self.upload.as_ref();

@@ -1,13 +1,15 @@
 //! Accepting connections, within their bound and through shortages.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Context;
 use super::registry::Place;
@@ -19,28 +21,41 @@ const SHORTAGE: Duration = Duration::from_millis(200);
 /// So many refused clients get the time to read why; others are just closed.
 pub(super) const MAX_REFUSALS: usize = 64;
 
-/// Accepts for ever.
-pub(super) async fn accept(listener: TcpListener, context: Arc<Context>, workers: Arc<[Worker]>) {
+/// How often a shortage is worth a line in the log.
+const SHORTAGE_NEWS: Duration = Duration::from_secs(10);
+/// Unsent bytes beyond which a client's socket takes no more. The kernel's own bound is a few megabytes,
+/// and it calls a socket writable again only when a third of them is gone: a slow client that reads
+/// steadily would look like one that does not read at all.
+const MAX_UNSENT: u32 = 128 * 1024;
+
+/// Accepts until it is told to stop, and then whoever is already waiting.
+pub(super) async fn accept(
+    listener: TcpListener,
+    context: Arc<Context>,
+    workers: Arc<[Worker]>,
+    mut stop: watch::Receiver<bool>,
+) {
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-    let mut short = false;
+    let mut told: Option<Instant> = None;
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                short = false;
-                if let Some(place) = context.registry.place() {
-                    context.proxy.metrics().server().connection_accepted();
-                    give(stream, peer, place, &workers);
-                } else {
-                    context.proxy.metrics().server().connection_refused();
-                    refuse(stream, &refusals);
+        let accepted = tokio::select! {
+            biased;
+            () = told_to_stop(&mut stop) => {
+                while let Some((stream, peer)) = waiting(&listener).await {
+                    receive(stream, peer, &context, &workers, &refusals);
                 }
+                return;
             }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => receive(stream, peer, &context, &workers, &refusals),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if !short {
+                if told.is_none_or(|told| told.elapsed() >= SHORTAGE_NEWS) {
+                    told = Some(Instant::now());
                     tracing::error!(%error, "cannot accept connections; trying again");
                 }
-                short = true;
                 // An idle connection has what is missing.
                 context.registry.evict();
                 sleep(SHORTAGE).await;
@@ -49,9 +64,44 @@ pub(super) async fn accept(listener: TcpListener, context: Arc<Context>, workers
     }
 }
 
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // The server is gone, or says so: the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A client that has connected already, if there is one.
+async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    poll_fn(|task| match listener.poll_accept(task) {
+        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
+        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+fn receive(
+    stream: TcpStream,
+    peer: SocketAddr,
+    context: &Context,
+    workers: &[Worker],
+    refusals: &Arc<Semaphore>,
+) {
+    match context.registry.place() {
+        Some(place) => {
+            context.proxy.metrics().server().connection_accepted();
+            give(stream, peer, place, workers);
+        }
+        None => {
+            context.proxy.metrics().server().connection_refused();
+            refuse(stream, refusals);
+        }
+    }
+}
+
 fn give(stream: TcpStream, peer: SocketAddr, place: Place, workers: &[Worker]) {
     // Small responses must not wait for the acknowledgement of earlier ones.
     let _ = stream.set_nodelay(true);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
     let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else { return };
     if let Ok(stream) = stream.into_std() {
         worker.give(stream, peer, place);

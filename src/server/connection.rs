@@ -7,17 +7,18 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1::Connection;
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::Context;
 use super::io::ClientIo;
@@ -27,6 +28,8 @@ use crate::timer::LazyTimer;
 
 /// A silent connection is parked after this.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// During a drain, how long after it was accepted a client may take for its first byte.
+const FIRST_WORD: Duration = Duration::from_millis(250);
 /// After the last response, what the client still sends is discarded for at most so long...
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// ...and so many bytes: an upload of usual size, since many clients read nothing before they have
@@ -40,16 +43,18 @@ pub(super) async fn serve(context: &Context, handle: &Handle) {
         Poll::Ready(())
     })
     .await;
-    let mut first = Bytes::new();
+    let (mut first, mut fresh) = (Bytes::new(), true);
     loop {
-        if first.is_empty() && !parked(context, handle).await {
+        if first.is_empty() && !parked(context, handle, fresh).await {
             return close(&handle.client, false).await;
         }
+        fresh = false;
         match served(context, handle, first).await {
             Ended::Silent(buffered) => first = buffered,
             Ended::Closed { linger } => return close(&handle.client, linger).await,
             Ended::SlowHead => {
                 // Nothing of a response has been written: hyper was still reading the head.
+                context.proxy.unheard(&handle.client, 408);
                 let _ = handle.client.stream.try_write(HEADER_TIMEOUT);
                 return close(&handle.client, true).await;
             }
@@ -58,15 +63,21 @@ pub(super) async fn serve(context: &Context, handle: &Handle) {
     }
 }
 
-/// Waits for the first byte of a request. `false`: close.
-async fn parked(context: &Context, handle: &Handle) -> bool {
+/// Waits for the first byte of a request. `false`: close. What has come before a drain is still served, and
+/// a client that has only just connected gets a moment to say what it wants.
+async fn parked(context: &Context, handle: &Handle, fresh: bool) -> bool {
     let (_, since) = handle.client.activity.phase();
-    let mut timer = pin!(sleep_until(since + context.idle_timeout));
+    let mut timer = LazyTimer::default();
     poll_fn(|task| {
-        if handle.command() != Command::Run || timer.as_mut().poll(task).is_ready() {
-            return Poll::Ready(false);
+        if let Poll::Ready(ready) = handle.client.stream.poll_read_ready(task) {
+            return Poll::Ready(ready.is_ok());
         }
-        handle.client.stream.poll_read_ready(task).map(|ready| ready.is_ok())
+        let patience = match handle.command() {
+            Command::Run => context.idle_timeout,
+            Command::Drain if fresh => FIRST_WORD.min(context.idle_timeout),
+            Command::Drain | Command::Cut => return Poll::Ready(false),
+        };
+        timer.poll(since + patience, task).map(|()| false)
     })
     .await
 }
@@ -98,7 +109,14 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        Box::pin(Arc::clone(&self.proxy).handle(Arc::clone(&self.client), request))
+        let (proxy, client) = (Arc::clone(&self.proxy), Arc::clone(&self.client));
+        Box::pin(async move {
+            let mut response = proxy.handle(Arc::clone(&client), request).await?;
+            if client.activity.is_last() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        })
     }
 }
 
@@ -111,22 +129,31 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
     let mut timer = LazyTimer::default();
     let mut asked_to_end = false;
     let ended = poll_fn(|task| {
-        match handle.command() {
+        let command = handle.command();
+        match command {
             Command::Cut => return Poll::Ready(Ended::Cut),
-            Command::Drain if !asked_to_end => {
-                asked_to_end = true;
-                Pin::new(&mut *connection).graceful_shutdown();
-            }
-            Command::Drain | Command::Run => {}
+            Command::Drain => client.activity.make_last(),
+            Command::Run => {}
         }
-        if let Poll::Ready(result) = Pin::new(&mut *connection).poll(task) {
+        let mut polled = Pin::new(&mut *connection).poll(task);
+        // Not while a head is coming: hyper would take the connection for unused. And not before it has
+        // read what is there.
+        let settled = client.activity.phase().0 != Phase::Head;
+        if command == Command::Drain && !asked_to_end && settled && polled.is_pending() {
+            asked_to_end = true;
+            Pin::new(&mut *connection).graceful_shutdown();
+            polled = Pin::new(&mut *connection).poll(task);
+        }
+        if let Poll::Ready(result) = polled {
             if client.activity.is_spoilt() {
                 return Poll::Ready(Ended::Cut);
             }
-            let malformed = result.is_err_and(|error| error.is_parse());
-            return Poll::Ready(Ended::Closed {
-                linger: malformed || client.activity.must_linger(),
-            });
+            let malformed = result.err().filter(hyper::Error::is_parse);
+            if let Some(error) = &malformed {
+                context.proxy.unheard(client, status_of(error));
+            }
+            let linger = malformed.is_some() || client.activity.must_linger();
+            return Poll::Ready(Ended::Closed { linger });
         }
         out_of_time(context, client, &mut timer, task)
     })
@@ -142,6 +169,11 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
         }
         ended => ended,
     }
+}
+
+/// What hyper has answered to a head that it could not read, for the metrics.
+fn status_of(error: &hyper::Error) -> u16 {
+    if error.is_parse_too_large() { 431 } else { 400 }
 }
 
 /// Looks at the one timer of a connection.

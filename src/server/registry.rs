@@ -5,14 +5,19 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Waker;
+use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::proxy::{Client, Phase};
 
 /// How many candidates for eviction one look at all connections yields.
 const CANDIDATES: usize = 64;
+
+/// The least time from one look to the next: when nobody is idle, a flood of newcomers must not make
+/// each of them cost a look at everybody.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// What a connection is told to do. A later one never takes back an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +47,7 @@ struct Inner {
     handles: HashMap<u64, Arc<Handle>>,
     /// Idle connections as they were at the last look, the longest idle last.
     candidates: Vec<(Instant, u64)>,
+    looked: Option<Instant>,
     /// What connections are told that come from now on.
     command: Command,
 }
@@ -69,6 +75,7 @@ impl Registry {
             next: 0,
             handles: HashMap::new(),
             candidates: Vec::new(),
+            looked: None,
             command: Command::Run,
         };
         let (taken, emptied) = (Arc::default(), Notify::new());
@@ -136,10 +143,11 @@ impl Registry {
     pub(super) async fn empty(&self) {
         loop {
             let emptied = self.emptied.notified();
-            if self.alive() == 0 {
+            // A place without a connection is one on its way from the acceptor to its worker.
+            if self.alive() == 0 && self.taken.load(Ordering::Relaxed) == 0 {
                 return;
             }
-            emptied.await;
+            let _ = timeout(Duration::from_millis(20), emptied).await;
         }
     }
 
@@ -152,13 +160,12 @@ impl Registry {
     /// The connection that has been idle longest and has not been evicted yet.
     fn longest_idle(&self) -> Option<Arc<Handle>> {
         let mut inner = self.lock();
-        let mut looked = false;
         loop {
             let Some((since, id)) = inner.candidates.pop() else {
-                if looked {
+                if inner.looked.is_some_and(|looked| looked.elapsed() < BETWEEN_LOOKS) {
                     return None;
                 }
-                looked = true;
+                inner.looked = Some(Instant::now());
                 inner.look_for_candidates();
                 continue;
             };

@@ -94,6 +94,7 @@ impl<H: Send + 'static> Idle<H> {
         let watched = Watched { stream, shared: Arc::clone(&shared), deaf: false };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
+            .max_header_size(MAX_RESPONSE_HEAD)
             .handshake(TokioIo::new(watched))
             .await?;
         tokio::spawn(drive(connection, Arc::clone(&shared), token));

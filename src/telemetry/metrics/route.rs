@@ -22,7 +22,7 @@ const UPSTREAM_BUCKETS: [f64; 15] =
 
 /// Statuses that exist from the start for every route: success, and what tidegate itself answers
 /// with. A route's own rejection status joins them.
-const KNOWN_CODES: [u16; 7] = [200, 400, 404, 408, 502, 503, 504];
+const KNOWN_CODES: [u16; 12] = [200, 400, 404, 405, 408, 431, 499, 501, 502, 503, 504, 505];
 /// Codes with a series of their own.
 const CODES: std::ops::Range<u16> = 100..600;
 
@@ -71,8 +71,9 @@ impl RouteFamilies {
         RouteFamilies {
             requests: counter(
                 "tidegate_requests_total",
-                "Responses begun, by status code: the application's and tidegate's own. \
-                 The code \"other\" stands for statuses above 599.",
+                "Requests that have ended, by the status answered by the application or by tidegate; \
+                 499: the client left before there was an answer. Requests whose head could not be \
+                 read count for the route default. \"other\": statuses above 599.",
                 &["route", "code"],
             ),
             queue_wait: histogram(
@@ -100,7 +101,8 @@ impl RouteFamilies {
             ),
             client_aborts: counter(
                 "tidegate_client_aborts_total",
-                "Requests whose client left before the end of the response, by what was going on.",
+                "Requests whose client left before the end of the response, by what was going on. One \
+                 that left the queue in the moment of its grant is admitted and not abandoned.",
                 &["route", "stage"],
             ),
         }
