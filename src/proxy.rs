@@ -420,7 +420,9 @@ impl Backend {
         let up = match result {
             Ok(()) => true,
             // Shortages of our own say nothing of the application.
-            Err(UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError) => return,
+            Err(UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError) => {
+                return;
+            }
             Err(_) => false,
         };
         if self.up.load(Ordering::Relaxed) != up {

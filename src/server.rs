@@ -102,7 +102,12 @@ impl Server {
             addresses.push(listener.local_addr()?);
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let (context, workers) = (Arc::clone(&context), Arc::clone(&workers));
-            acceptors.push(tokio::spawn(accept::accept(listener, context, workers, stopped.clone())));
+            acceptors.push(tokio::spawn(accept::accept(
+                listener,
+                context,
+                workers,
+                stopped.clone(),
+            )));
         }
         Ok(Server { addresses, acceptors, stop, context, workers })
     }

@@ -30,7 +30,9 @@ pub(super) struct Finish {
 /// Waits for the response of an exchange whose client is gone.
 pub(super) fn spawn_whole(answer: Answer, lease: Lease<Permit>, finish: Finish) {
     tokio::spawn(async move {
-        if let Some(Ok(response)) = within(finish.response_timeout.map(|limit| limit * PATIENCE), answer).await {
+        if let Some(Ok(response)) =
+            within(finish.response_timeout.map(|limit| limit * PATIENCE), answer).await
+        {
             rest(response.into_body(), lease, finish).await;
         }
         // Else the lease is dropped: the connection closes, and the slot comes back with it.

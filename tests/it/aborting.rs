@@ -429,3 +429,22 @@ async fn finish_is_bounded_by_the_timeouts() {
     conn.end().await;
     tide.at_rest().await;
 }
+
+#[tokio::test]
+async fn finish_holds_the_slot_of_a_request_that_took_too_long() {
+    let app = App::start().await;
+    let toml = format!("{FINISH}response_timeout = \"100ms\"\n");
+    let tide = Tide::before(app.address, &toml);
+    let mut first = get(&tide, "/slow").await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    assert_eq!(first.response().await.status(), 504);
+    let mut waiting = get(&tide, "/next").await;
+    tide.until_queued(1).await;
+    conn.stays_silent(Duration::from_millis(20)).await;
+    conn.send(OK).await;
+    assert_eq!(conn.head().await.line, "GET /next HTTP/1.1");
+    conn.send(OK).await;
+    assert_eq!(waiting.response().await.status(), 200);
+    tide.at_rest().await;
+}

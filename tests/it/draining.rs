@@ -178,3 +178,59 @@ async fn a_response_under_way_is_finished() {
     let (drained, ()) = tokio::join!(drained, rest);
     assert_eq!(drained, tidegate::sidecar::Drained::Whole);
 }
+
+#[tokio::test]
+async fn work_for_a_client_that_left_is_finished_too() {
+    let app = App::start().await;
+    let toml = "[upstream]\nmax_in_flight = 1\n[defaults]\non_client_abort = \"finish\"\n";
+    let mut process = Process::start(app.address, toml);
+    let mut client = process.client().await;
+    client.send(GET).await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    drop(client);
+    process.until("the client has left", |m| m.aborts("upstream") == 1.0).await;
+    process.signal(Signal::TERM);
+    process.line("draining");
+    conn.stays_silent(Duration::from_millis(50)).await;
+    conn.send(OK).await;
+    process.line("drained");
+    assert_eq!(process.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn who_had_connected_before_the_signal_is_served() {
+    let app = App::start().await;
+    let mut process = Process::start(app.address, "[upstream]\nmax_in_flight = 4\n");
+    let mut kept = process.client().await;
+    kept.send(GET).await;
+    let (mut conn, _) = app.serve("ok").await;
+    assert_eq!(kept.response().await.text(), "ok");
+    // All of this comes to the process at the same moment.
+    process.signal(Signal::STOP);
+    let mut fresh = process.client().await;
+    fresh.send(GET).await;
+    kept.send(GET).await;
+    process.signal(Signal::TERM);
+    process.signal(Signal::CONT);
+    conn.head().await;
+    conn.send(OK).await;
+    app.serve("ok").await;
+    for client in [&mut kept, &mut fresh] {
+        assert_eq!(client.response().await.text(), "ok");
+        assert!(client.rest().await.is_empty());
+    }
+    assert_eq!(process.exit().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_hangup_ends_nothing() {
+    let app = App::start().await;
+    let process = Process::start(app.address, "[upstream]\nmax_in_flight = 4\n");
+    process.signal(Signal::HUP);
+    process.line("SIGHUP");
+    let mut client = process.client().await;
+    client.send(GET).await;
+    app.serve("ok").await;
+    assert_eq!(client.response().await.text(), "ok");
+}

@@ -486,3 +486,16 @@ async fn heads_that_break_off_become_502() {
     }
     assert_eq!(tide.at_rest().await.errors("connection_terminated"), 6.0);
 }
+
+#[tokio::test]
+async fn heads_that_cannot_be_read_are_counted() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "[server]\nmax_header_bytes = \"8KiB\"\n");
+    let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "x".repeat(9_000));
+    for (head, status) in [("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400), (huge.as_str(), 431)] {
+        let mut client = tide.client().await;
+        assert_eq!(client.exchange(head).await.status(), status);
+        tide.until("it is counted", |m| m.answered(status) == 1.0).await;
+    }
+    tide.at_rest().await;
+}

@@ -323,3 +323,32 @@ async fn unused_connections_to_the_application_are_closed() {
     assert_eq!(conn.end().await, End::Closed);
     tide.until("none open", |m| m.sum("tidegate_upstream_connections", &[]) == 0.0).await;
 }
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_steadily_is_not_cut_off() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "[defaults]\nidle_body_timeout = \"700ms\"\n");
+    let mut client = tide.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    let body = vec![b'x'; 64 << 20];
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+    let sending = tokio::spawn(async move {
+        conn.send(head).await;
+        // It is not read to its end.
+        let _ = conn.try_send(body).await;
+        conn
+    });
+    client.head().await;
+    // 1.6 MB/s for three seconds: no silence, but less than the kernel would like to see.
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..300 {
+        pace.tick().await;
+        assert_eq!(client.exactly(16 << 10).await.len(), 16 << 10);
+    }
+    assert_eq!(tide.metrics().await.sum("tidegate_in_flight", &[]), 1.0);
+    client.reset();
+    tide.at_rest().await;
+    drop(sending.await);
+}
