@@ -78,7 +78,8 @@ fn crowded(criterion: &mut Criterion) {
             });
         },
     );
-    // What is left must not be dropped: a slot or ticket that is lost is a bug that ends the process.
+    // What is left must not be dropped: a slot or ticket that is lost is a bug that ends the
+    // process.
     std::mem::forget((slot, tickets));
 }
 

@@ -1,13 +1,13 @@
 //! The decision core: which request may go to the application, which waits, which is turned away.
 //!
-//! A state machine without I/O. There is no clock, no lock, no runtime in here: time is an argument, and
-//! what the outside must do is said by [`Gate::poll_action`]. The same code therefore runs in the proxy
-//! (behind `admission`) and in every property test.
+//! A state machine without I/O. There is no clock, no lock, no runtime in here: time is an
+//! argument, and what the outside must do is said by [`Gate::poll_action`]. The same code therefore
+//! runs in the proxy (behind `admission`) and in every property test.
 //!
-//! One gate stands before one upstream. Its **budget** (`max_in_flight`) is shared by **lanes**, one for
-//! each route; a lane may have a cap of its own, may have part of the budget reserved, or may stand
-//! beside the budget with a bound of its own (streams, exempt routes). Each lane has a bounded queue,
-//! first in, first out. Where several lanes wait for the same slot they take turns.
+//! One gate stands before one upstream. Its **budget** (`max_in_flight`) is shared by **lanes**,
+//! one for each route; a lane may have a cap of its own, may have part of the budget reserved, or
+//! may stand beside the budget with a bound of its own (streams, exempt routes). Each lane has a
+//! bounded queue, first in, first out. Where several lanes wait for the same slot they take turns.
 //!
 //! Read [`Gate::arrive`], then [`Gate::complete`], then `Gate::dispatch`.
 //!
@@ -20,8 +20,9 @@
 //! - **I5** A slot is given back exactly once.
 //! - **I8** The same inputs give the same outputs.
 //!
-//! The O(1) ones are checked after every operation, also in production; a broken one aborts the process,
-//! because a gate that miscounts would either let the application drown or starve it, silently.
+//! The O(1) ones are checked after every operation, also in production; a broken one aborts the
+//! process, because a gate that miscounts would either let the application drown or starve it,
+//! silently.
 
 /// Aborts if an invariant of the gate does not hold (in unit tests: panics).
 macro_rules! invariant {
@@ -110,7 +111,8 @@ pub struct TicketId(u32, u32);
 pub enum Verdict {
     /// Go.
     Admitted(Slot),
-    /// Wait, until this deadline at the latest: an [`Action`] tells when [`Gate::claim`] knows more.
+    /// Wait, until this deadline at the latest: an [`Action`] tells when [`Gate::claim`] knows
+    /// more.
     Queued(Ticket, Time),
     /// Turned away.
     Rejected(Rejection),
@@ -278,10 +280,10 @@ impl Gate {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
-    /// Changes the limits in place. No waiter is failed and none loses its place: a lower limit grants
-    /// nothing until enough has completed, a shorter queue takes no newcomers until its surplus has
-    /// left, and who waits already keeps the `max_wait` under which it came. Lanes may be added at the
-    /// end; those beyond the new list keep their limits.
+    /// Changes the limits in place. No waiter is failed and none loses its place: a lower limit
+    /// grants nothing until enough has completed, a shorter queue takes no newcomers until its
+    /// surplus has left, and who waits already keeps the `max_wait` under which it came. Lanes may
+    /// be added at the end; those beyond the new list keep their limits.
     pub fn reconfigure(&mut self, now: Time, limits: &Limits) {
         self.advance(now);
         self.limit = limits.max_in_flight;
@@ -310,7 +312,8 @@ impl Gate {
         }
     }
 
-    /// The next thing that the shell must do. Call it until it returns `None` after every operation.
+    /// The next thing that the shell must do. Call it until it returns `None` after every
+    /// operation.
     pub fn poll_action(&mut self) -> Option<Action> {
         let index = self.actions.head;
         if index == NIL {
@@ -390,7 +393,8 @@ impl Gate {
         }
     }
 
-    /// The lane that gets the next slot: first who has one reserved, then who may use what is shared.
+    /// The lane that gets the next slot: first who has one reserved, then who may use what is
+    /// shared.
     fn next_lane(&self) -> Option<u32> {
         let beside = self.ready.first(Standing::Beside);
         if !self.has_budget() {
@@ -425,7 +429,8 @@ impl Gate {
         self.ready.refile(&mut self.lanes, lane);
     }
 
-    /// Moves the clock and turns away whose time is up: nobody is granted a slot after its deadline.
+    /// Moves the clock and turns away whose time is up: nobody is granted a slot after its
+    /// deadline.
     fn advance(&mut self, now: Time) {
         self.now = self.now.max(now);
         while let Some((deadline, index)) = self.deadlines.first() {

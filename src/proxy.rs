@@ -1,21 +1,24 @@
 //! One request, start to end: match, admit, forward, respond.
 //!
-//! [`Proxy::handle`] is the whole way; there is no way back, and any refusal leaves sideways, once, into
-//! `respond`. Knows nothing of listeners and sockets; a request's connection is a [`Client`].
+//! [`Proxy::handle`] is the whole way; there is no way back, and any refusal leaves sideways, once,
+//! into `respond`. Knows nothing of listeners and sockets; a request's connection is a [`Client`].
 //!
 //! ## Departures
 //!
-//! What hyper decides before anybody can look, and what therefore differs from the letter of the RFCs or
-//! from "as received". Each stands in a test (`tests/it/framing.rs`, `forwarding.rs`):
+//! What hyper decides before anybody can look, and what therefore differs from the letter of the
+//! RFCs or from "as received". Each stands in a test (`tests/it/framing.rs`, `forwarding.rs`):
 //!
-//! - A bare LF ends a line of a request's head, as RFC 9112, section 2.2, permits; it is forwarded as CR LF.
+//! - A bare LF ends a line of a request's head, as RFC 9112, section 2.2, permits; it is forwarded
+//!   as CR LF.
 //! - The fragment of a target is dropped; what is matched and forwarded is the same, without it.
-//! - Equal lengths on several lines become one. A length beside `Transfer-Encoding: chunked` is dropped
-//!   and the connection closed after the answer (RFC 9112, section 6.1).
+//! - Equal lengths on several lines become one. A length beside `Transfer-Encoding: chunked` is
+//!   dropped and the connection closed after the answer (RFC 9112, section 6.1).
 //! - Field names are forwarded in lower case; an answer without `Date` gets one.
 //! - `Content-Length` of a 304 is dropped; that of an answer to HEAD stays.
 //! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`.
 //! - Interim responses other than 100 are not relayed.
+//! - A response whose body breaks off before any of it was sent closes the connection without an
+//!   answer.
 //! - The preface of HTTP/2 closes the connection without an answer.
 
 mod body;
@@ -152,8 +155,8 @@ impl Proxy {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future means that the client left: a waiting request leaves the queue; one in flight
-    /// is cancelled or finished, as its route says.
+    /// Dropping the future means that the client left: a waiting request leaves the queue; one in
+    /// flight is cancelled or finished, as its route says.
     pub async fn handle(
         self: Arc<Proxy>,
         client: Arc<Client>,
@@ -213,8 +216,8 @@ impl Proxy {
         lanes.map(|lane| u64::from(lane.in_flight)).sum()
     }
 
-    /// Counts a request whose head could not be read, and which therefore has no route: the connection has
-    /// answered it.
+    /// Counts a request whose head could not be read, and which therefore has no route: the
+    /// connection has answered it.
     pub fn unheard(&self, client: &Client, status: u16) {
         self.metrics.route(self.plans.len() - 1).request(status);
         tracing::debug!(client = %client.peer.address(), status, "a request's head could not be read");

@@ -1,8 +1,9 @@
 //! The side that clients see: listeners, workers, connections.
 //!
-//! One acceptor for each address gives every connection to the least-loaded worker. A worker is a thread
-//! with a runtime of its own; a connection stays on it, and so do its upstream connections. Knows nothing
-//! of routes: each request goes to [`Proxy::handle`]. Read `accept`, then `connection`.
+//! One acceptor for each address gives every connection to the least-loaded worker. A worker is a
+//! thread with a runtime of its own; a connection stays on it, and so do its upstream connections.
+//! Knows nothing of routes: each request goes to [`Proxy::handle`]. Read `accept`, then
+//! `connection`.
 
 mod accept;
 mod connection;
@@ -124,7 +125,8 @@ impl Server {
         self.context.registry.alive()
     }
 
-    /// Stops accepting, closes idle connections, and lets the others end with their present response.
+    /// Stops accepting, closes idle connections, and lets the others end with their present
+    /// response.
     pub fn drain(&self) {
         // The acceptors see it before anything else that they could do, and close their sockets.
         self.stop.send_replace(true);

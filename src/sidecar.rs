@@ -21,8 +21,8 @@ use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::{Connect, TcpConnector, UpstreamError};
 
-/// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin connections;
-/// clients that are being refused.
+/// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
+/// connections; clients that are being refused.
 const OWN_DESCRIPTORS: u64 = 32 + (MAX_CONNECTIONS + EXTRA_DESCRIPTORS) as u64;
 /// How long requests that are turned away at the end of the grace have to be told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -139,8 +139,9 @@ impl Sidecar {
         self.state.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Announces the end, goes on accepting for `drain_delay`, then finishes what is queued and in flight
-    /// within `shutdown_grace`. What is left after it is turned away (queued) or cut off (in flight).
+    /// Announces the end, goes on accepting for `drain_delay`, then finishes what is queued and in
+    /// flight within `shutdown_grace`. What is left after it is turned away (queued) or cut off (in
+    /// flight).
     ///
     /// # Cancel safety
     ///
@@ -203,8 +204,8 @@ pub(crate) fn raise_descriptors() -> Option<u64> {
     }
 }
 
-/// Lowers the bounds on connections to what the limit on file descriptors allows: a proxy that runs out of
-/// them can serve nobody.
+/// Lowers the bounds on connections to what the limit on file descriptors allows: a proxy that runs
+/// out of them can serve nobody.
 pub fn fit_descriptors(config: &mut Config) {
     let Some(limit) = raise_descriptors() else { return };
     let upstreams: u64 = config.upstreams.iter().map(|up| u64::from(up.max_connections)).sum();
@@ -218,7 +219,8 @@ pub fn fit_descriptors(config: &mut Config) {
     for upstream in &mut config.upstreams {
         let share = u64::from(upstream.max_connections) * for_upstreams / upstreams.max(1);
         upstream.max_connections = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
-        // A request that was let in and then waited for a connection would wait in a second, hidden queue.
+        // A request that was let in and then waited for a connection would wait in a second, hidden
+        // queue.
         upstream.max_in_flight = upstream.max_in_flight.min(upstream.max_connections);
     }
     let clients = (available - for_upstreams).max(1);

@@ -5,8 +5,9 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Stays armed for the earliest deadline it was given; one that was moved to a later time is looked at
-/// again when the timer fires. So a request that is answered in time costs the runtime's timer nothing.
+/// Stays armed for the earliest deadline it was given; one that was moved to a later time is looked
+/// at again when the timer fires. So a request that is answered in time costs the runtime's timer
+/// nothing.
 #[derive(Debug, Default)]
 pub struct LazyTimer(Option<Pin<Box<Sleep>>>);
 

@@ -1,4 +1,5 @@
-//! Connections to the application: opening them, keeping them, lending them out for one exchange each.
+//! Connections to the application: opening them, keeping them, lending them out for one exchange
+//! each.
 //!
 //! Knows HTTP/1.1 on the wire, nothing of routes, of admission or of the client. A [`Pool`] lends a
 //! [`Lease`]; what the lease holds (a permit) is given back when the application is done with the

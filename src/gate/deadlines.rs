@@ -1,7 +1,7 @@
 //! Who runs out of time next: a binary heap of waiters that can also give one up from its middle.
 //!
-//! Deadlines come almost in order, so that an insertion is usually one comparison. Taking one out is
-//! O(log n) with n the waiters: 14 steps at 10,000.
+//! Deadlines come almost in order, so that an insertion is usually one comparison. Taking one out
+//! is O(log n) with n the waiters: 14 steps at 10,000.
 
 use super::time::Time;
 

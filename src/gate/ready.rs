@@ -1,7 +1,8 @@
-//! The lanes that have somebody waiting and could use a slot, in lists by where that slot comes from.
+//! The lanes that have somebody waiting and could use a slot, in lists by where that slot comes
+//! from.
 //!
-//! A lane that gets a slot goes to the end of its list: lanes take turns, and a thousand idle routes
-//! cost nothing.
+//! A lane that gets a slot goes to the end of its list: lanes take turns, and a thousand idle
+//! routes cost nothing.
 
 use super::lane::{Lane, Standing};
 

@@ -1,11 +1,11 @@
 //! When a client that was turned away should come back.
 //!
-//! The queue drains at `in_flight / mean hold` requests a second (Little's law), so the present queue
-//! is gone after `queue x hold / in_flight`: that is when the first of them comes back. Clients that
-//! obey must not come back together, and others come meanwhile: each gets a return slot of its own, and
-//! the slots are spaced so that returning clients take half of the drain rate. Slots that pass without
-//! a rejection are gone. Beyond the longest answer there are no slots left, and the answers are spread
-//! over its upper half.
+//! The queue drains at `in_flight / mean hold` requests a second (Little's law), so the present
+//! queue is gone after `queue x hold / in_flight`: that is when the first of them comes back.
+//! Clients that obey must not come back together, and others come meanwhile: each gets a return
+//! slot of its own, and the slots are spaced so that returning clients take half of the drain rate.
+//! Slots that pass without a rejection are gone. Beyond the longest answer there are no slots left,
+//! and the answers are spread over its upper half.
 
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ impl Returns {
     }
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators"):
-/// spreads consecutive numbers evenly, and keeps the gate deterministic.
+/// The finalizer of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number
+/// generators"): spreads consecutive numbers evenly, and keeps the gate deterministic.
 fn scramble(n: u64) -> u64 {
     let n = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -110,7 +110,8 @@ mod tests {
     fn slots_that_nobody_took_are_gone() {
         let mut returns = Returns::default();
         returns.completed(SECOND);
-        // One slot of 1 s, no queue, and one rejection every 2 s: each may come when the slot is free.
+        // One slot of 1 s, no queue, and one rejection every 2 s: each may come when the slot is
+        // free.
         for second in [0, 2, 4, 6] {
             assert_eq!(returns.next(Time::ZERO + SECOND * second, 0, 1, SECOND), 1);
         }

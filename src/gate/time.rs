@@ -1,4 +1,5 @@
-//! The gate's time: nanoseconds since an origin that the shell chooses. The gate never reads a clock.
+//! The gate's time: nanoseconds since an origin that the shell chooses. The gate never reads a
+//! clock.
 
 use std::ops::Add;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Everyone who waits: one slab, and the lists that run through it.
 //!
-//! A waiter stands in exactly one list: its lane's queue while it waits, the list of actions from its
-//! resolution until the shell was told, none after that. One pair of links is therefore enough. Its
-//! place is free again once its ticket was claimed or abandoned.
+//! A waiter stands in exactly one list: its lane's queue while it waits, the list of actions from
+//! its resolution until the shell was told, none after that. One pair of links is therefore enough.
+//! Its place is free again once its ticket was claimed or abandoned.
 
 use std::task::Waker;
 
@@ -11,7 +11,8 @@ use super::{Rejection, Ticket};
 
 /// No waiter.
 pub(super) const NIL: u32 = u32::MAX;
-/// The slab grows by so many places, so that a burst pays for memory once in a while and not each time.
+/// The slab grows by so many places, so that a burst pays for memory once in a while and not each
+/// time.
 const CHUNK: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

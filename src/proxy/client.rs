@@ -1,8 +1,8 @@
 //! What a request knows of the connection it came on, and tells it.
 //!
-//! hyper does not read the socket while a request's body is unread, so that it cannot see a client leave
-//! the queue in the middle of an upload. The socket is therefore shared: the waiting request watches it
-//! for its end, without reading.
+//! hyper does not read the socket while a request's body is unread, so that it cannot see a client
+//! leave the queue in the middle of an upload. The socket is therefore shared: the waiting request
+//! watches it for its end, without reading.
 
 use std::io;
 use std::sync::Arc;
@@ -119,8 +119,8 @@ impl Activity {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// The phase, and since when. As long as the client has not taken the end of a response, a request
-    /// is being served.
+    /// The phase, and since when. As long as the client has not taken the end of a response, a
+    /// request is being served.
     #[must_use]
     pub fn phase(&self) -> (Phase, Instant) {
         let phase = match self.phase.load(Ordering::Relaxed) {
@@ -191,8 +191,8 @@ impl Activity {
         self.unread.load(Ordering::Relaxed) && !self.has_ended()
     }
 
-    /// The response broke off although to its client (of HTTP/1.0) the end of the connection is the end
-    /// of the body.
+    /// The response broke off although to its client (of HTTP/1.0) the end of the connection is the
+    /// end of the body.
     pub fn spoil(&self) {
         self.spoilt.store(true, Ordering::Relaxed);
     }

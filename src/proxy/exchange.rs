@@ -1,7 +1,7 @@
 //! The account of one request: what is told of it once it has ended, however it ended.
 //!
-//! An [`Exchange`] travels with its request, from the handler into the response body. Dropped without
-//! having been completed, it says that the client left and at which stage.
+//! An [`Exchange`] travels with its request, from the handler into the response body. Dropped
+//! without having been completed, it says that the client left and at which stage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::telemetry::access::AccessRecord;
 use crate::telemetry::metrics::AbortStage;
 use crate::upstream::UpstreamError;
 
-/// The status in metrics and logs of a request whose client left before there was an answer; nginx's.
+/// The status in metrics and logs of a request whose client left before there was an answer;
+/// nginx's.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// One request, from its head to the end of its response.

@@ -1,7 +1,9 @@
-//! `on_client_abort = "finish"`: the client is gone, and the application is let finish what it began.
+//! `on_client_abort = "finish"`: the client is gone, and the application is let finish what it
+//! began.
 //!
-//! An application that does not notice a closed connection goes on working; were the slot given back,
-//! it would work on more than it was allowed. So the slot is held until the response has ended.
+//! An application that does not notice a closed connection goes on working; were the slot given
+//! back, it would work on more than it was allowed. So the slot is held until the response has
+//! ended.
 
 use std::time::Duration;
 
@@ -14,8 +16,9 @@ use super::forward::Answer;
 use crate::admission::Permit;
 use crate::upstream::Lease;
 
-/// An application that works on without a client gets so many times as long as one with a client: it is
-/// slow, or else the answer would be there. Beyond it, it is taken for stuck, and the slot comes back.
+/// An application that works on without a client gets so many times as long as one with a client:
+/// it is slow, or else the answer would be there. Beyond it, it is taken for stuck, and the slot
+/// comes back.
 const PATIENCE: u32 = 10;
 
 /// The bounds under which an abandoned exchange is played to its end; `None`: no bound.

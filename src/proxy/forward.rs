@@ -49,7 +49,8 @@ struct Outgoing {
     upload: Option<Arc<Upload>>,
 }
 
-/// A request that is with the application. Dropped, it is cancelled or, if its route wants it, finished.
+/// A request that is with the application. Dropped, it is cancelled or, if its route wants it,
+/// finished.
 struct InFlight {
     /// `None` once it has ended.
     open: Option<(Answer, Lease<Permit>)>,
@@ -86,7 +87,8 @@ pub(super) async fn forward(
         Ok((mut response, lease)) => {
             exchange.answered(response.status().as_u16());
             if upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Whole) {
-                // What the client still sends, or not (`Expect`), cannot be told from a next request.
+                // What the client still sends, or not (`Expect`), cannot be told from a next
+                // request.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 client.activity.leave_unread();
             }
@@ -266,8 +268,8 @@ fn clean(mut response: Response<Incoming>) -> Result<Response<Incoming>, Upstrea
 // === impl InFlight ===
 
 impl InFlight {
-    /// The answer; `None` if it did not come in time. The time runs from the last byte of the request
-    /// that moved.
+    /// The answer; `None` if it did not come in time. The time runs from the last byte of the
+    /// request that moved.
     async fn answer(
         &mut self,
         limit: Option<Duration>,

@@ -1,14 +1,15 @@
 //! What is removed from and added to the head of a message on its way through.
 //!
-//! Fields of one hop end here, in both directions (RFC 9110, section 7.6.1); everything else passes.
+//! Fields of one hop end here, in both directions (RFC 9110, section 7.6.1); everything else
+//! passes.
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
     TRANSFER_ENCODING, VIA,
 };
 
-/// Fields that mean one hop only, whether `Connection` names them or not. Proxy authentication is with
-/// tidegate, which has none, and must not reach the application.
+/// Fields that mean one hop only, whether `Connection` names them or not. Proxy authentication is
+/// with tidegate, which has none, and must not reach the application.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
@@ -26,8 +27,8 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// What `Connection` may name in vain: a message without them would mean something else.
 const NEVER_NOMINATED: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, COOKIE];
 
-/// Fields that mean something to the framing, routing or authentication of a message and therefore must
-/// not come after its body (RFC 9110, section 6.5.1).
+/// Fields that mean something to the framing, routing or authentication of a message and therefore
+/// must not come after its body (RFC 9110, section 6.5.1).
 fn is_never_in_trailers(name: &str) -> bool {
     matches!(
         name,

@@ -71,7 +71,8 @@ fn host_field<B>(request: &Request<B>) -> Result<HeaderValue, Fault> {
     }
 }
 
-/// `uri-host [":" port]`, or empty, by its alphabet (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
+/// `uri-host [":" port]`, or empty, by its alphabet (RFC 9110, section 7.2; RFC 3986, section
+/// 3.2.2).
 fn is_host(host: &HeaderValue) -> bool {
     let bytes = host.as_bytes();
     let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte);
@@ -125,8 +126,8 @@ pub(super) fn clean_response_framing(headers: &mut HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
         (None, None) => {}
-        // Both: perhaps two responses smuggled into one (RFC 9112, section 6.3: "ought to be handled as
-        // an error").
+        // Both: perhaps two responses smuggled into one (RFC 9112, section 6.3: "ought to be
+        // handled as an error").
         (Some(_), _) if headers.contains_key(CONTENT_LENGTH) => return false,
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
             headers.remove(TRANSFER_ENCODING);

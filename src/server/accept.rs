@@ -23,9 +23,9 @@ pub(super) const MAX_REFUSALS: usize = 64;
 
 /// How often a shortage is worth a line in the log.
 const SHORTAGE_NEWS: Duration = Duration::from_secs(10);
-/// Unsent bytes beyond which a client's socket takes no more. The kernel's own bound is a few megabytes,
-/// and it calls a socket writable again only when a third of them is gone: a slow client that reads
-/// steadily would look like one that does not read at all.
+/// Unsent bytes beyond which a client's socket takes no more. The kernel's own bound is a few
+/// megabytes, and it calls a socket writable again only when a third of them is gone: a slow client
+/// that reads steadily would look like one that does not read at all.
 const MAX_UNSENT: u32 = 128 * 1024;
 
 /// Accepts until it is told to stop, and then whoever is already waiting.

@@ -1,8 +1,9 @@
 //! One client connection: its requests, its timers, its end.
 //!
-//! A connection alternates between two states. *Parked*, it is a socket and a timer. As soon as something
-//! can be read, hyper *serves* it; after a second of silence with nothing buffered it is parked again,
-//! because hyper keeps some 19 KiB for each connection and a parked one needs next to nothing.
+//! A connection alternates between two states. *Parked*, it is a socket and a timer. As soon as
+//! something can be read, hyper *serves* it; after a second of silence with nothing buffered it is
+//! parked again, because hyper keeps some 19 KiB for each connection and a parked one needs next to
+//! nothing.
 
 use std::future::poll_fn;
 use std::io;
@@ -63,8 +64,8 @@ pub(super) async fn serve(context: &Context, handle: &Handle) {
     }
 }
 
-/// Waits for the first byte of a request. `false`: close. What has come before a drain is still served, and
-/// a client that has only just connected gets a moment to say what it wants.
+/// Waits for the first byte of a request. `false`: close. What has come before a drain is still
+/// served, and a client that has only just connected gets a moment to say what it wants.
 async fn parked(context: &Context, handle: &Handle, fresh: bool) -> bool {
     let (_, since) = handle.client.activity.phase();
     let mut timer = LazyTimer::default();
@@ -136,8 +137,8 @@ async fn served(context: &Context, handle: &Handle, first: Bytes) -> Ended {
             Command::Run => {}
         }
         let mut polled = Pin::new(&mut *connection).poll(task);
-        // Not while a head is coming: hyper would take the connection for unused. And not before it has
-        // read what is there.
+        // Not while a head is coming: hyper would take the connection for unused. And not before it
+        // has read what is there.
         let settled = client.activity.phase().0 != Phase::Head;
         if command == Command::Drain && !asked_to_end && settled && polled.is_pending() {
             asked_to_end = true;
@@ -201,8 +202,8 @@ fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)>
     }
 }
 
-/// Closes a connection in a way that lets the client read the last response: were the socket closed with
-/// unread bytes in it, the kernel would send a reset, and that may overtake the response.
+/// Closes a connection in a way that lets the client read the last response: were the socket closed
+/// with unread bytes in it, the kernel would send a reset, and that may overtake the response.
 async fn close(client: &Client, linger: bool) {
     // Not idle: it would make room for another at once, and keep its descriptor.
     client.activity.enter(Phase::Busy);
@@ -212,8 +213,8 @@ async fn close(client: &Client, linger: bool) {
     }
 }
 
-/// Closes a connection so that the client cannot take what it has got for the whole, and the kernel does
-/// not keep what it would not read.
+/// Closes a connection so that the client cannot take what it has got for the whole, and the kernel
+/// does not keep what it would not read.
 fn reset(client: &Client) {
     let _ = socket2::SockRef::from(&*client.stream).set_linger(Some(Duration::ZERO));
 }

@@ -16,7 +16,8 @@ pub(super) struct ClientIo {
     client: Arc<Client>,
     /// Read before, and to be read again.
     first: Bytes,
-    /// hyper's bound on a head holds only for what it has read, and it reads as far as its buffer goes.
+    /// hyper's bound on a head holds only for what it has read, and it reads as far as its buffer
+    /// goes.
     max_head: usize,
     /// How much of the present head has come.
     head: usize,
@@ -30,8 +31,8 @@ impl ClientIo {
         ClientIo { client, first, max_head, head }
     }
 
-    /// How much may be read now, so that no head becomes longer than it may. Never nothing: that would
-    /// look like the end of the input.
+    /// How much may be read now, so that no head becomes longer than it may. Never nothing: that
+    /// would look like the end of the input.
     fn allowance(&mut self) -> usize {
         match self.client.activity.phase().0 {
             Phase::Idle => self.head = 0,
@@ -81,8 +82,9 @@ impl AsyncRead for ClientIo {
 }
 
 impl ClientIo {
-    /// The socket's buffer has been read to its end: says so without the system call that would find it
-    /// out. Sound because a worker's runtime has one thread: no news can have come since the read.
+    /// The socket's buffer has been read to its end: says so without the system call that would
+    /// find it out. Sound because a worker's runtime has one thread: no news can have come since
+    /// the read.
     fn emptied(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
         let _ = self.client.stream.try_io(Interest::READABLE, nothing);

@@ -15,8 +15,8 @@ use crate::proxy::{Client, Phase};
 /// How many candidates for eviction one look at all connections yields.
 const CANDIDATES: usize = 64;
 
-/// The least time from one look to the next: when nobody is idle, a flood of newcomers must not make
-/// each of them cost a look at everybody.
+/// The least time from one look to the next: when nobody is idle, a flood of newcomers must not
+/// make each of them cost a look at everybody.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// What a connection is told to do. A later one never takes back an earlier one.
@@ -82,7 +82,8 @@ impl Registry {
         Registry { max, taken, inner: Mutex::new(inner), emptied }
     }
 
-    /// A place for one more connection, if need be that of the longest idle, which is closed for it.
+    /// A place for one more connection, if need be that of the longest idle, which is closed for
+    /// it.
     pub(super) fn place(&self) -> Option<Place> {
         self.free_place().or_else(|| {
             self.evict();

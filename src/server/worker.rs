@@ -93,8 +93,8 @@ async fn run(
     }
 }
 
-/// Measures how much of a core the worker uses, and how late its loop comes to what is due: a worker
-/// without CPU looks like a slow application.
+/// Measures how much of a core the worker uses, and how late its loop comes to what is due: a
+/// worker without CPU looks like a slow application.
 async fn pulse(index: usize, context: Arc<Context>) {
     let metrics = context.proxy.metrics().worker(index);
     let mut busy = cpu_time();

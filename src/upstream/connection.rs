@@ -1,9 +1,9 @@
 //! One connection to the application, and the exclusive use of it for one exchange.
 //!
-//! Each connection is driven by a task of its own, which owns the socket. A [`Lease`] holds what must not
-//! be given back before the application is rid of the request (`H`: in the proxy, the permit). Ended in
-//! order, the lease gives it back at once; dropped in the middle of an exchange, it leaves it to the
-//! task, which gives it back when the socket is closed.
+//! Each connection is driven by a task of its own, which owns the socket. A [`Lease`] holds what
+//! must not be given back before the application is rid of the request (`H`: in the proxy, the
+//! permit). Ended in order, the lease gives it back at once; dropped in the middle of an exchange,
+//! it leaves it to the task, which gives it back when the socket is closed.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,8 +69,8 @@ enum End<H> {
     Closed,
 }
 
-/// Notes that bytes have come, and lets the read side tell how a connection ended: an application that
-/// answers early and closes makes writing fail while its answer waits to be read.
+/// Notes that bytes have come, and lets the read side tell how a connection ended: an application
+/// that answers early and closes makes writing fail while its answer waits to be read.
 struct Watched<H> {
     stream: Box<dyn Stream>,
     shared: Arc<Shared<H>>,
@@ -106,7 +106,8 @@ impl<H: Send + 'static> Idle<H> {
         matches!(tokio::time::timeout(limit, self.sender.ready()).await, Ok(Ok(())))
     }
 
-    /// The connection is going to be used from another worker: its timer belongs to this one's runtime.
+    /// The connection is going to be used from another worker: its timer belongs to this one's
+    /// runtime.
     pub(super) fn leave_worker(&mut self) {
         self.timer = LazyTimer::default();
     }

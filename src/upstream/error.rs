@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// A failure of the application or of the way to it. Its [`token`](UpstreamError::token) is an error type of
-/// RFC 9209, section 2.3, and the value of the metric label `error`.
+/// A failure of the application or of the way to it. Its [`token`](UpstreamError::token) is an
+/// error type of RFC 9209, section 2.3, and the value of the metric label `error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[repr(usize)]
 pub enum UpstreamError {

@@ -1,8 +1,8 @@
 //! The open connections to the application.
 //!
-//! Each worker has a shard of its own and prefers it, the connection used last first: it is the least
-//! likely to have been closed. The bound is a token over all workers; at the bound a worker borrows
-//! another's unused connection, so that no worker starves beside an idle socket.
+//! Each worker has a shard of its own and prefers it, the connection used last first: it is the
+//! least likely to have been closed. The bound is a token over all workers; at the bound a worker
+//! borrows another's unused connection, so that no worker starves beside an idle socket.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};

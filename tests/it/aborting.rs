@@ -1,5 +1,5 @@
-//! Clients that leave: from the queue, in the middle of an upload, while the application works, while
-//! they read.
+//! Clients that leave: from the queue, in the middle of an upload, while the application works,
+//! while they read.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! Client connections: how many, who goes when there are too many, and what happens when the process
-//! runs out of file descriptors. Large bodies in little memory.
+//! Client connections: how many, who goes when there are too many, and what happens when the
+//! process runs out of file descriptors. Large bodies in little memory.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! The promise of the gate, over real sockets: never one request too many, never one turned away while
-//! there is room, never one forgotten.
+//! The promise of the gate, over real sockets: never one request too many, never one turned away
+//! while there is room, never one forgotten.
 
 use std::convert::Infallible;
 use std::io;
@@ -25,8 +25,8 @@ use crate::support::Tide;
 const REQUEST: &[u8] = b"GET /work HTTP/1.1\r\nhost: app\r\n\r\n";
 const ANSWER: &[u8] = b"the work is done";
 
-/// An application that counts how many requests it has at once. It ends its count before the last byte of
-/// an answer leaves, so that whoever saw the whole answer knows the request is over.
+/// An application that counts how many requests it has at once. It ends its count before the last
+/// byte of an answer leaves, so that whoever saw the whole answer knows the request is over.
 #[derive(Default)]
 struct Counting {
     at_once: AtomicUsize,

@@ -1,4 +1,5 @@
-//! What reaches the application, and what comes back: targets, fields, routes, messages without a body.
+//! What reaches the application, and what comes back: targets, fields, routes, messages without a
+//! body.
 
 use crate::support::{App, Tide, Wire};
 

@@ -1,5 +1,5 @@
-//! Messages that two parsers could read in two ways, or that are no HTTP at all: from clients and from
-//! the application.
+//! Messages that two parsers could read in two ways, or that are no HTTP at all: from clients and
+//! from the application.
 
 use std::time::Duration;
 
@@ -125,7 +125,8 @@ async fn lengths_beside_codings_are_dropped_and_the_connection_ends() {
         client
             .send(format!("POST / HTTP/1.1\r\nHost: a\r\n{order}\r\n\r\n0\r\n\r\n{smuggled}"))
             .await;
-        // RFC 9112, section 6.1: the coding counts, the length is not forwarded, the connection closes.
+        // RFC 9112, section 6.1: the coding counts, the length is not forwarded, the connection
+        // closes.
         let (mut conn, request) = app.serve("").await;
         assert!(!request.head.has("content-length"), "{}", request.head.raw);
         assert!(request.body.is_empty());

@@ -1,4 +1,5 @@
-//! The rules of the house, read off the sources: which layer may name which, and what nobody may do.
+//! The rules of the house, read off the sources: which layer may name which, and what nobody may
+//! do.
 
 use std::fs;
 use std::path::{Path, PathBuf};

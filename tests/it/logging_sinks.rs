@@ -1,4 +1,5 @@
-//! Where log lines go is no business of requests: a sink that blocks or fails costs lines, nothing else.
+//! Where log lines go is no business of requests: a sink that blocks or fails costs lines, nothing
+//! else.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ impl Drop for Mute {
     }
 }
 
-/// The addresses on which a process listens, for one whose log cannot be read: for clients, for admin.
+/// The addresses on which a process listens, for one whose log cannot be read: for clients, for
+/// admin.
 async fn addresses(process: &Child) -> (SocketAddr, SocketAddr) {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -56,7 +58,8 @@ async fn is_admin(address: SocketAddr) -> bool {
     Wire::connect(address).await.get("/live").await.text() == "live\n"
 }
 
-/// More lines than the buffers of the process and of the kernel hold; each request is answered at once.
+/// More lines than the buffers of the process and of the kernel hold; each request is answered at
+/// once.
 async fn requests_do_not_care(process: &Child) {
     let (address, admin) = addresses(process).await;
     let mut client = Wire::connect(address).await;

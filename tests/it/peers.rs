@@ -161,7 +161,8 @@ async fn what_wrk_counts_is_what_the_metrics_say() {
         .and_then(|line| line.rsplit(' ').next()?.parse().ok())
         .unwrap_or_default();
     assert!(errors > 0.0 && refused > 0.0, "32 clients are too many for 2 slots and 4 places");
-    // wrk does not count the requests that it leaves unanswered at its end: one a connection at most.
+    // wrk does not count the requests that it leaves unanswered at its end: one a connection at
+    // most.
     assert!((served + refused + aborted - requests).abs() <= 64.0, "{served} {refused} {requests}");
     assert!((refused - errors).abs() <= 64.0, "{refused} {errors}");
 }

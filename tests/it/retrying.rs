@@ -1,4 +1,5 @@
-//! A reused connection that closed under its request: sent once more if that is safe, never otherwise.
+//! A reused connection that closed under its request: sent once more if that is safe, never
+//! otherwise.
 
 use std::time::Duration;
 

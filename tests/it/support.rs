@@ -1,8 +1,8 @@
-//! What the tests over real sockets share: a sidecar in this process, an application that answers when
-//! told, a client that sends any bytes, the metrics, and the real binary.
+//! What the tests over real sockets share: a sidecar in this process, an application that answers
+//! when told, a client that sends any bytes, the metrics, and the real binary.
 //!
-//! Nothing here sleeps in the hope that something has happened: whatever is awaited is awaited by its
-//! effect, for at most [`PATIENCE`], and a test that waits longer fails and says what for.
+//! Nothing here sleeps in the hope that something has happened: whatever is awaited is awaited by
+//! its effect, for at most [`PATIENCE`], and a test that waits longer fails and says what for.
 
 mod app;
 mod metrics;

@@ -94,7 +94,8 @@ async fn parked_connections_still_work() {
     client.send(GET).await;
     let (mut conn, _) = app.serve("1").await;
     assert_eq!(client.response().await.text(), "1");
-    // One with nothing, one with the beginning of a head in hyper's buffer, one with it in the socket.
+    // One with nothing, one with the beginning of a head in hyper's buffer, one with it in the
+    // socket.
     half.send(format!("{GET}GET /half HTTP/1.1\r\nHo")).await;
     conn.head().await;
     conn.send(OK).await;

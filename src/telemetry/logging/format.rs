@@ -201,8 +201,8 @@ fn push_time(out: &mut String, now: SystemTime) {
 }
 
 /// The date `days` after 1970-01-01 in the Gregorian calendar, by Howard Hinnant's
-/// `civil_from_days` ("chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so that a
-/// leap day is the last.
+/// `civil_from_days` ("chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so that
+/// a leap day is the last.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

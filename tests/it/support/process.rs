@@ -1,4 +1,5 @@
-//! The real binary, for what only a process has: signals, exit statuses, descriptors, standard error.
+//! The real binary, for what only a process has: signals, exit statuses, descriptors, standard
+//! error.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

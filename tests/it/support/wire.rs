@@ -151,8 +151,8 @@ impl Wire {
         has_ended(&socket2::SockRef::from(&self.stream))
     }
 
-    /// Fails if the other side sends or closes within `time`. For what must not happen, when nothing
-    /// else that happens proves it.
+    /// Fails if the other side sends or closes within `time`. For what must not happen, when
+    /// nothing else that happens proves it.
     pub async fn stays_silent(&mut self, time: Duration) {
         assert!(self.buffer.is_empty(), "{}", self.shown());
         let came = tokio::time::timeout(time, self.stream.read_buf(&mut self.buffer)).await;
@@ -175,8 +175,8 @@ impl Wire {
         socket2::SockRef::from(&self.stream).set_linger(linger).expect("a TCP socket");
     }
 
-    /// Makes the kernel buffer little, so that a slow reader is felt soon; but not so little that the
-    /// window closes after each packet.
+    /// Makes the kernel buffer little, so that a slow reader is felt soon; but not so little that
+    /// the window closes after each packet.
     pub fn small_buffers(&self) {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_recv_buffer_size(64 * 1024).expect("a TCP socket");
@@ -322,7 +322,8 @@ impl Message {
         std::str::from_utf8(&self.body).expect("UTF-8")
     }
 
-    /// Checks that tidegate itself answered, with this status and, in `Proxy-Status`, for this reason.
+    /// Checks that tidegate itself answered, with this status and, in `Proxy-Status`, for this
+    /// reason.
     #[track_caller]
     pub fn assert_own(&self, status: u16, proxy_status: &str) {
         assert_eq!(self.status(), status, "{}", self.head.raw);
