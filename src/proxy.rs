@@ -28,6 +28,7 @@ mod finish;
 mod forward;
 mod forwarded;
 mod headers;
+mod plan;
 mod respond;
 pub mod route;
 mod screen;
@@ -43,15 +44,15 @@ use http_body::Body;
 use hyper::body::Incoming;
 
 use crate::admission::{Admission, Entry, Permit};
-use crate::config::{AdmissionMode, ClientAbort, Config, Reject, Route, RouteKind};
-use crate::gate::{LaneKind, LaneLimits, LaneSnapshot, Limits, Rejection};
+use crate::config::Config;
+use crate::gate::{Limits, Rejection};
 use crate::telemetry::access::AccessLogger;
-use crate::telemetry::metrics::{Metrics, Reading, RouteReading, UpstreamReading};
+use crate::telemetry::metrics::{Metrics, Reading, UpstreamReading};
 use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
 use exchange::Exchange;
-use finish::Finish;
 use forward::{Arrived, forward};
 use forwarded::Forwarding;
+use plan::{Plan, denied_reading, lane_limits, route_reading};
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
@@ -59,10 +60,8 @@ use screen::screen;
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
+pub use plan::MAX_EXEMPT;
 pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
-
-/// The most exempt requests of a route at once: probes are few, and a flood of them is none.
-pub const MAX_EXEMPT: u32 = 32;
 
 /// The client left: its connection is closed without an answer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -77,19 +76,6 @@ pub struct Proxy {
     forwarding: Forwarding,
     metrics: Arc<Metrics>,
     access: Arc<AccessLogger>,
-}
-
-/// One route, ready to use.
-#[derive(Debug)]
-struct Plan {
-    name: String,
-    backend: usize,
-    /// The route's lane in its backend's gate; `None`: it denies everything.
-    lane: Option<usize>,
-    response_timeout: Option<Duration>,
-    idle_body_timeout: Option<Duration>,
-    finish: Option<Finish>,
-    reject: Reject,
 }
 
 /// One application: its gate and its connections.
@@ -334,46 +320,6 @@ impl Proxy {
     }
 }
 
-/// What a route may use of its upstream; `None`: nothing.
-fn lane_limits(route: &Route) -> Option<LaneLimits> {
-    let beside = |max_in_flight| LaneLimits {
-        kind: LaneKind::Beside,
-        max_in_flight,
-        reserved: 0,
-        max_queue: route.max_queue,
-        max_wait: route.max_wait,
-    };
-    match (route.admission, route.kind) {
-        (AdmissionMode::Deny, _) => None,
-        (AdmissionMode::Exempt, _) => Some(LaneLimits { max_queue: 0, ..beside(Some(MAX_EXEMPT)) }),
-        (AdmissionMode::Queue, RouteKind::Stream) => Some(beside(route.max_in_flight)),
-        (AdmissionMode::Queue, RouteKind::Request) => Some(LaneLimits {
-            kind: LaneKind::Budget,
-            reserved: route.reserved,
-            ..beside(route.max_in_flight)
-        }),
-    }
-}
-
-fn route_reading(lane: &LaneSnapshot) -> RouteReading {
-    RouteReading {
-        arrivals: lane.arrivals,
-        admitted: lane.admitted,
-        abandoned: lane.abandoned,
-        rejected: lane.rejected.to_vec(),
-        queue_depth: u64::from(lane.queue_depth),
-        queue_capacity: u64::from(lane.max_queue),
-        in_flight: u64::from(lane.in_flight),
-        in_flight_limit: u64::from(lane.max_in_flight),
-        queue_depth_seconds: lane.queued_time.as_secs_f64(),
-        in_flight_seconds: lane.in_flight_time.as_secs_f64(),
-    }
-}
-
-fn denied_reading() -> RouteReading {
-    route_reading(&LaneSnapshot::default())
-}
-
 /// The `Host` for a client that names none (HTTP/1.0).
 fn authority(host: &str, port: u16) -> HeaderValue {
     let text =
@@ -384,26 +330,6 @@ fn authority(host: &str, port: u16) -> HeaderValue {
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy").field("plans", &self.plans).finish_non_exhaustive()
-    }
-}
-
-// === impl Plan ===
-
-impl Plan {
-    fn new(route: &Route, lane: Option<usize>) -> Plan {
-        let finish = Finish {
-            response_timeout: route.response_timeout,
-            idle_body_timeout: route.idle_body_timeout,
-        };
-        Plan {
-            name: route.name.clone(),
-            backend: route.upstream,
-            lane,
-            response_timeout: route.response_timeout,
-            idle_body_timeout: route.idle_body_timeout,
-            finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),
-            reject: route.reject,
-        }
     }
 }
 

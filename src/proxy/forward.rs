@@ -22,9 +22,10 @@ use super::body::{ResponseBody, Upload, UploadBody, UploadState};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_whole};
+use super::plan::Plan;
 use super::respond::Refusal;
 use super::screen::{Target, clean_response_framing};
-use super::{Backend, Plan, Proxy, headers};
+use super::{Backend, Proxy, headers};
 use crate::admission::Permit;
 use crate::upstream::{Lease, RequestBody, UpstreamError};
 

@@ -1,0 +1,167 @@
+//! What goes in and out of the gate: limits, verdicts, and the two things that must not be lost.
+
+use std::task::Waker;
+use std::time::Duration;
+
+use super::lane::{LaneLimits, LaneSnapshot};
+use super::time::Time;
+
+/// The limits of a whole gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The budget: slots that the lanes share.
+    pub max_in_flight: u32,
+    /// One for each lane; a lane's index is its name.
+    pub lanes: Vec<LaneLimits>,
+}
+
+/// Why a request was turned away: a closed set, and the values of the metric label `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum RejectReason {
+    /// All places of the lane's queue were taken, or it has none.
+    QueueFull,
+    /// It waited for `max_wait` and no slot came free.
+    MaxWait,
+    /// tidegate is shutting down and the grace has ended.
+    Draining,
+}
+
+/// A request that was turned away. It never reached the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Why.
+    pub reason: RejectReason,
+    /// When to come back: whole seconds, 1 to 30.
+    pub retry_after: u32,
+}
+
+/// The right to have one request in flight. Give it back with [`Gate::complete`]: dropping it is a
+/// broken invariant.
+#[derive(Debug)]
+#[must_use = "a slot must be given back"]
+pub struct Slot {
+    pub(super) lane: u32,
+    pub(super) granted: Time,
+}
+
+/// A place in a queue. End it with [`Gate::claim`] or [`Gate::abandon`]: dropping it is a broken
+/// invariant.
+#[derive(Debug)]
+#[must_use = "a ticket must be claimed or abandoned"]
+pub struct Ticket {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// Names a ticket in an [`Action`]; never used twice in a row for the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TicketId(pub(super) u32, pub(super) u32);
+
+/// What becomes of a request on arrival.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go.
+    Admitted(Slot),
+    /// Wait, until this deadline at the latest: an [`Action`] tells when [`Gate::claim`] knows
+    /// more.
+    Queued(Ticket, Time),
+    /// Turned away.
+    Rejected(Rejection),
+}
+
+/// What has become of a ticket.
+#[derive(Debug)]
+pub enum Claim {
+    /// It has a slot; the wait was so long.
+    Granted(Slot, Duration),
+    /// It was turned away after so long a wait.
+    Rejected(Rejection, Duration),
+    /// Nothing yet; the waker given will be called.
+    Waiting(Ticket),
+}
+
+/// What was given up with a ticket.
+#[derive(Debug)]
+pub enum Abandoned {
+    /// A place in the queue.
+    Left,
+    /// A slot that had been granted and not been fetched: it must be given back.
+    WasGranted(Slot),
+    /// Nothing: it had been turned away.
+    WasRejected,
+}
+
+/// What the shell must do.
+#[derive(Debug)]
+pub struct Action {
+    /// The ticket that was resolved.
+    pub ticket: TicketId,
+    /// Whom to wake; `None` if the ticket was never claimed.
+    pub waker: Option<Waker>,
+}
+
+/// What a gate holds, at one instant: its numbers add up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// The budget.
+    pub max_in_flight: u32,
+    /// Slots of the budget in use.
+    pub in_flight: u32,
+    /// One for each lane.
+    pub lanes: Vec<LaneSnapshot>,
+}
+
+// === impl RejectReason ===
+
+impl RejectReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [RejectReason; 3] =
+        [RejectReason::QueueFull, RejectReason::MaxWait, RejectReason::Draining];
+    /// The label values, in the order of [`RejectReason::ALL`].
+    pub const LABELS: [&'static str; 3] = ["queue_full", "max_wait", "draining"];
+
+    /// The value of the metric label `reason`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        RejectReason::LABELS[self as usize]
+    }
+}
+
+// === impl Slot, Ticket ===
+
+impl Slot {
+    /// The lane that it belongs to.
+    #[must_use]
+    pub fn lane(&self) -> usize {
+        self.lane as usize
+    }
+
+    pub(super) fn consumed(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        invariant!(std::thread::panicking(), "I5: a slot is given back, never dropped");
+    }
+}
+
+impl Ticket {
+    /// Its name in an [`Action`].
+    #[must_use]
+    pub fn id(&self) -> TicketId {
+        TicketId(self.index, self.generation)
+    }
+
+    pub(super) fn consumed(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        invariant!(std::thread::panicking(), "a ticket is claimed or abandoned, never dropped");
+    }
+}
