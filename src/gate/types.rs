@@ -36,8 +36,8 @@ pub struct Rejection {
     pub retry_after: u32,
 }
 
-/// The right to have one request in flight. Give it back with [`Gate::complete`]: dropping it is a
-/// broken invariant.
+/// The right to have one request in flight. Give it back with
+/// [`Gate::complete`](super::Gate::complete): dropping it is a broken invariant.
 #[derive(Debug)]
 #[must_use = "a slot must be given back"]
 pub struct Slot {
@@ -45,8 +45,8 @@ pub struct Slot {
     pub(super) granted: Time,
 }
 
-/// A place in a queue. End it with [`Gate::claim`] or [`Gate::abandon`]: dropping it is a broken
-/// invariant.
+/// A place in a queue. End it with [`Gate::claim`](super::Gate::claim) or
+/// [`Gate::abandon`](super::Gate::abandon): dropping it is a broken invariant.
 #[derive(Debug)]
 #[must_use = "a ticket must be claimed or abandoned"]
 pub struct Ticket {
@@ -63,8 +63,8 @@ pub struct TicketId(pub(super) u32, pub(super) u32);
 pub enum Verdict {
     /// Go.
     Admitted(Slot),
-    /// Wait, until this deadline at the latest: an [`Action`] tells when [`Gate::claim`] knows
-    /// more.
+    /// Wait, until this deadline at the latest: an [`Action`] tells when
+    /// [`Gate::claim`](super::Gate::claim) knows more.
     Queued(Ticket, Time),
     /// Turned away.
     Rejected(Rejection),
