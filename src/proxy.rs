@@ -50,7 +50,7 @@ use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Metrics, Reading, UpstreamReading};
 use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
 use exchange::Exchange;
-use forward::{Arrived, forward};
+use forward::{forward, prepare};
 use forwarded::Forwarding;
 use plan::{Plan, denied_reading, lane_limits, route_reading};
 use respond::Refusal;
@@ -175,9 +175,8 @@ impl Proxy {
                 return Ok(self.refuse(&client, exchange, refusal, has_body));
             }
         };
-        let (parts, body) = request.into_parts();
-        let arrived = Arrived { parts, body, target };
-        let forwarded = forward(&self, plan, &client, exchange, arrived, permit);
+        let outgoing = prepare(&self, plan, &client, request, target);
+        let forwarded = forward(&self, plan, &client, exchange, outgoing, permit);
         tokio::select! {
             biased;
             () = client.gone() => Err(Gone),

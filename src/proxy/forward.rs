@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -37,16 +37,10 @@ pub(super) type Answer = Pin<
     Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>,
 >;
 
-/// A request as it came.
-pub(super) struct Arrived {
-    pub(super) parts: request::Parts,
-    pub(super) body: Incoming,
-    pub(super) target: Target,
-}
-
 /// A request ready to be sent.
-struct Outgoing {
-    request: Request<RequestBody>,
+pub(super) struct Outgoing {
+    // Boxed, since it is handed on from one attempt to the next.
+    request: Box<Request<RequestBody>>,
     upload: Option<Arc<Upload>>,
 }
 
@@ -75,11 +69,10 @@ pub(super) async fn forward(
     plan: &Plan,
     client: &Client,
     mut exchange: Box<Exchange>,
-    arrived: Arrived,
+    outgoing: Outgoing,
     permit: Permit,
 ) -> Result<Response<ResponseBody>, (Refusal, Box<Exchange>)> {
     let backend = proxy.backend(plan);
-    let outgoing = prepare(proxy, plan, client, arrived);
     let upload = outgoing.upload.clone();
     exchange.forwarded(upload.clone());
     let answered = attempts(backend, plan, client.worker, &exchange, outgoing, permit).await;
@@ -120,8 +113,15 @@ fn blame(error: UpstreamError, upload: Option<&Upload>) -> Refusal {
 
 // === Before ===
 
-fn prepare(proxy: &Proxy, plan: &Plan, client: &Client, arrived: Arrived) -> Outgoing {
-    let Arrived { mut parts, body, target } = arrived;
+/// Makes a request fit for the application.
+pub(super) fn prepare(
+    proxy: &Proxy,
+    plan: &Plan,
+    client: &Client,
+    request: Request<Incoming>,
+    target: Target,
+) -> Outgoing {
+    let (mut parts, body) = request.into_parts();
     let fields = &mut parts.headers;
     headers::request(fields, parts.version);
     proxy.forwarding().apply(fields, &client.peer, &target.host);
@@ -155,7 +155,7 @@ fn prepare(proxy: &Proxy, plan: &Plan, client: &Client, arrived: Arrived) -> Out
             }
         });
     }
-    Outgoing { request, upload }
+    Outgoing { request: Box::new(request), upload }
 }
 
 fn is_expected(expect: Option<&HeaderValue>) -> bool {
@@ -197,7 +197,7 @@ async fn attempts(
                 return Ok(answered);
             }
             Err(Failure::Unsent(unsent, back)) if stale <= MAX_STALE => {
-                (request, permit) = (*unsent, back);
+                (request, permit) = (unsent, back);
             }
             Err(Failure::Unsent(..)) => break,
             Err(Failure::Lost(back)) => {
@@ -213,12 +213,12 @@ async fn attempts(
 
 async fn attempt(
     mut lease: Lease<Permit>,
-    request: Request<RequestBody>,
+    request: Box<Request<RequestBody>>,
     upload: &Option<Arc<Upload>>,
     plan: &Plan,
     may_retry: bool,
 ) -> Result<(Response<Incoming>, Lease<Permit>), Failure> {
-    let answer: Answer = Box::pin(lease.send(request));
+    let answer: Answer = Box::pin(lease.send(*request));
     let mut in_flight =
         InFlight { open: Some((answer, lease)), upload: upload.clone(), finish: plan.finish };
     let Some(answered) = in_flight.answer(plan.response_timeout).await else {
@@ -243,8 +243,8 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// The same request again; only one without a body can be copied.
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(no_body());
+fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
+    let mut copy = Box::new(Request::new(no_body()));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
