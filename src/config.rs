@@ -17,6 +17,7 @@ mod effective;
 mod expand;
 mod kinds;
 mod lint;
+mod mask;
 mod matching;
 pub mod model;
 mod node;

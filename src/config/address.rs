@@ -105,6 +105,23 @@ fn first_address(address: IpAddr, prefix: u8) -> IpAddr {
 /// `http://HOST[:PORT]`.
 pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
     let bad = |message: String, help: String| Err(Trouble::new(Code::BadUrl, message, help));
+    let later = ["https:", "h2c:", "unix:"];
+    let lower = text.to_ascii_lowercase();
+    if let Some(scheme) = later.iter().find(|scheme| lower.starts_with(**scheme)) {
+        return Err(Trouble::new(
+            Code::NotYetSupported,
+            format!("upstream URLs with `{scheme}` are not supported yet"),
+            "write \"http://HOST:PORT\"",
+        ));
+    }
+    // Before all that quotes the text or parts of it: a password may hold `/`, `?` and `#`.
+    if let Some((_, host)) = text.rsplit_once('@') {
+        let host = host.split(['/', '?', '#']).next().filter(|host| !host.is_empty());
+        return bad(
+            "an upstream URL with a user name or password is not supported".to_owned(),
+            format!("write \"http://{}\"", host.unwrap_or("HOST:PORT")),
+        );
+    }
     let Some((scheme, rest)) = text.split_once(':') else {
         return bad(
             format!("\"{text}\" is not an upstream URL"),
@@ -113,13 +130,6 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
     };
     match scheme.to_ascii_lowercase().as_str() {
         "http" => {}
-        "https" | "h2c" | "unix" => {
-            return Err(Trouble::new(
-                Code::NotYetSupported,
-                format!("upstream URLs with `{scheme}:` are not supported yet"),
-                "write \"http://HOST:PORT\"",
-            ));
-        }
         _ if !rest.starts_with("//") => {
             return bad(format!("\"{text}\" has no scheme"), format!("write \"http://{text}\""));
         }
@@ -142,12 +152,6 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
         return bad(
             format!("\"{text}\" has more than a host and a port"),
             format!("the path of a request is forwarded as it is: write \"http://{authority}\""),
-        );
-    }
-    if let Some((_, host)) = authority.rsplit_once('@') {
-        return bad(
-            "an upstream URL with a user name or password is not supported".to_owned(),
-            format!("write \"http://{host}\""),
         );
     }
     parse_authority(authority).map_err(|help| {
@@ -218,6 +222,9 @@ mod tests {
             ("localhost", "write \"http://localhost:8000\""),
             ("http://app/api", "write \"http://app\""),
             ("http://u:p@app:1", "write \"http://app:1\""),
+            ("http://u:p/@q?@app:1/x", "write \"http://app:1\""),
+            ("u:p@app:1", "write \"http://app:1\""),
+            ("http://u:p@", "write \"http://HOST:PORT\""),
             ("http://::1", "brackets"),
             ("http://[::1", "`]`"),
             ("http://app:0", "1 to 65535"),

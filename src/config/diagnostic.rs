@@ -3,6 +3,7 @@
 //! A diagnostic has a stable code, says what is wrong under a caret, and says what to write
 //! instead. How it looks is decided in `render`.
 
+use super::mask::mask;
 use super::source::{Place, Sources};
 
 /// How bad it is.
@@ -156,7 +157,7 @@ pub struct Report {
 
 impl Diagnostic {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: clipped(message.into()), labels: Vec::new(), helps: Vec::new() }
+        Self { code, message: shown(&message.into()), labels: Vec::new(), helps: Vec::new() }
     }
 
     /// Its stable kind.
@@ -182,13 +183,13 @@ impl Diagnostic {
     /// Adds a caret. A place that nobody wrote has none.
     pub(super) fn at(&mut self, place: Place, text: impl Into<String>) -> &mut Self {
         if place.is_written() {
-            self.labels.push(Label { place, text: text.into() });
+            self.labels.push(Label { place, text: shown(&text.into()) });
         }
         self
     }
 
     pub(super) fn help(&mut self, text: impl Into<String>) -> &mut Self {
-        self.helps.push(clipped(text.into()));
+        self.helps.push(shown(&text.into()));
         self
     }
 
@@ -197,8 +198,10 @@ impl Diagnostic {
     }
 }
 
-/// At most 500 characters: a message may quote a value, and a value may be a page long.
-fn clipped(mut text: String) -> String {
+/// Without secrets and of at most 500 characters: a message may quote a value, and a value may hold
+/// a password, or be a page long.
+fn shown(text: &str) -> String {
+    let mut text = mask(text).into_owned();
     if let Some((at, _)) = text.char_indices().nth(500) {
         text.truncate(at);
         text.push_str("...");

@@ -11,6 +11,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::context::Context;
 use super::diagnostic::Code;
 use super::expand::{self, ExpandError};
+use super::mask::mask;
 use super::source::Place;
 
 /// A value, the key it was given for, and its place.
@@ -95,12 +96,14 @@ impl<'a> Node<'a> {
     }
 }
 
-/// At most sixty characters of one line: a value may be a page long.
+/// At most sixty characters of one line, without secrets: a value may be a page long, and what is
+/// cut off may be the `@` that shows a password.
 pub(super) fn clipped(text: &str) -> Cow<'_, str> {
+    let text = mask(text);
     let cut = text.char_indices().enumerate().find(|(count, (_, c))| *count == 60 || *c == '\n');
     match cut {
         Some((_, (at, _))) => Cow::Owned(format!("{}...", &text[..at])),
-        None => Cow::Borrowed(text),
+        None => text,
     }
 }
 

@@ -9,6 +9,7 @@ use annotate_snippets::{AnnotationKind, Group, Level as Severity, Origin, Render
 use serde_json::json;
 
 use super::diagnostic::{Diagnostic, Level, Report};
+use super::source::Sources;
 
 /// The form of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,9 +37,10 @@ impl Report {
     fn human(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.decor_style(DecorStyle::Ascii).term_width(100);
+        let shown = self.sources.masked();
         let mut out = String::new();
         for diagnostic in &self.diagnostics {
-            out.push_str(&renderer.render(&[self.group(diagnostic)]));
+            out.push_str(&renderer.render(&[group(diagnostic, &shown)]));
             out.push_str("\n\n");
         }
         if !self.is_empty() {
@@ -46,38 +48,6 @@ impl Report {
             out.push('\n');
         }
         out
-    }
-
-    fn group<'a>(&'a self, diagnostic: &'a Diagnostic) -> Group<'a> {
-        let severity = match diagnostic.level() {
-            Level::Error => Severity::ERROR,
-            Level::Warning => Severity::WARNING,
-        };
-        let title = severity.primary_title(&*diagnostic.message).id(diagnostic.code.name());
-        let mut group = Group::with_title(title);
-        if diagnostic.labels.is_empty() {
-            group = group.element(Origin::path(self.sources.file_name()));
-        }
-        // Labels of one text share a snippet.
-        let mut at = 0;
-        while let Some(first) = diagnostic.labels.get(at) {
-            let text = self.sources.text(first.place);
-            let mut snippet = Snippet::source(text).path(self.sources.name(first.place));
-            while let Some(label) = diagnostic.labels.get(at)
-                && std::ptr::eq(self.sources.text(label.place), text)
-            {
-                let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-                let annotation = kind.span(label.place.span());
-                snippet = snippet.annotation(if label.text.is_empty() {
-                    annotation
-                } else {
-                    annotation.label(&*label.text)
-                });
-                at += 1;
-            }
-            group = group.element(snippet);
-        }
-        group.elements(diagnostic.helps.iter().map(|help| Severity::HELP.message(&**help)))
     }
 
     fn summary(&self) -> String {
@@ -165,6 +135,39 @@ impl Report {
     }
 }
 
+/// What is shown of a diagnostic, with the lines that it is about.
+fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
+    let severity = match diagnostic.level() {
+        Level::Error => Severity::ERROR,
+        Level::Warning => Severity::WARNING,
+    };
+    let title = severity.primary_title(&*diagnostic.message).id(diagnostic.code.name());
+    let mut group = Group::with_title(title);
+    if diagnostic.labels.is_empty() {
+        group = group.element(Origin::path(sources.file_name()));
+    }
+    // Labels of one text share a snippet.
+    let mut at = 0;
+    while let Some(first) = diagnostic.labels.get(at) {
+        let text = sources.text(first.place);
+        let mut snippet = Snippet::source(text).path(sources.name(first.place));
+        while let Some(label) = diagnostic.labels.get(at)
+            && std::ptr::eq(sources.text(label.place), text)
+        {
+            let kind = if at == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let annotation = kind.span(label.place.span());
+            snippet = snippet.annotation(if label.text.is_empty() {
+                annotation
+            } else {
+                annotation.label(&*label.text)
+            });
+            at += 1;
+        }
+        group = group.element(snippet);
+    }
+    group.elements(diagnostic.helps.iter().map(|help| Severity::HELP.message(&**help)))
+}
+
 /// What a workflow command needs escaped in its message.
 fn escape_data(text: &str) -> String {
     text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
@@ -196,7 +199,7 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
     use crate::config::diagnostic::Code;
-    use crate::config::source::{Place, Sources};
+    use crate::config::source::Place;
 
     fn report() -> Report {
         let sources = Sources::new("a,b.toml", "x = 1\ny = 22\n");

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::mask::mask;
+
 /// The source of built-in defaults.
 const DEFAULTS: usize = 0;
 /// The source of the file.
@@ -141,6 +143,12 @@ impl Sources {
 
     pub(super) fn text(&self, place: Place) -> &str {
         &self.0[place.source].text
+    }
+
+    /// The texts as they may be shown: without secrets, everything else in its place.
+    pub(super) fn masked(&self) -> Self {
+        let masked = |source: &Source| Source { text: mask(&source.text).into(), ..source.clone() };
+        Self(self.0.iter().map(masked).collect())
     }
 
     /// The text of the place itself.

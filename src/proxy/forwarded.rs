@@ -13,19 +13,24 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Where an application may look for the client, besides `X-Forwarded-*`.
+const CLIENT_FIELDS: [&str; 6] =
+    ["forwarded", "x-real-ip", "true-client-ip", "client-ip", "x-client-ip", "x-cluster-client-ip"];
+
 /// What an application may take for the word of a proxy, whether tidegate writes it or not.
+///
+/// CGI and WSGI (RFC 3875, section 4.1.18) fold `-` into `_`, so that `X_Forwarded_For` arrives in
+/// the same variable as `X-Forwarded-For`: here both are one name.
 fn is_forwarding(name: &str) -> bool {
-    matches!(
-        name,
-        "x-forwarded-for"
-            | "x-forwarded-proto"
-            | "x-forwarded-host"
-            | "x-forwarded-port"
-            | "x-forwarded-prefix"
-            | "x-forwarded-server"
-            | "x-real-ip"
-            | "forwarded"
-    )
+    let prefix = "x-forwarded-";
+    name.get(..prefix.len()).is_some_and(|start| is_folded(start, prefix))
+        || CLIENT_FIELDS.iter().any(|field| is_folded(name, field))
+}
+
+/// Whether a name is `field`, taking `_` for `-`.
+fn is_folded(name: &str, field: &str) -> bool {
+    let folded = name.bytes().map(|byte| if byte == b'_' { b'-' } else { byte });
+    name.len() == field.len() && folded.eq(field.bytes())
 }
 
 /// The other end of a connection, as its requests tell it: written once, said often.
@@ -134,16 +139,29 @@ fn append(headers: &mut HeaderMap, name: HeaderName, member: &[u8]) {
 }
 
 fn contains(range: Cidr, address: IpAddr) -> bool {
-    let (network, address, width) = match (range.network.to_canonical(), address) {
+    let (network, prefix) = unmapped(range);
+    let (network, address, width) = match (network, address) {
         (IpAddr::V4(network), IpAddr::V4(address)) => {
             (u128::from(network.to_bits()), u128::from(address.to_bits()), 32)
         }
         (IpAddr::V6(network), IpAddr::V6(address)) => (network.to_bits(), address.to_bits(), 128),
         _ => return false,
     };
-    let host_bits = width - u32::from(range.prefix).min(width);
+    let host_bits = width - u32::from(prefix).min(width);
     let differing = network ^ address;
     differing.checked_shr(host_bits).unwrap_or(0) == 0
+}
+
+/// A range of IPv4 addresses within IPv6 (`::ffff:127.0.0.0/104`) is one of IPv4 addresses (`/8`),
+/// as peers are.
+fn unmapped(range: Cidr) -> (IpAddr, u8) {
+    if let IpAddr::V6(network) = range.network
+        && let Some(network) = network.to_ipv4_mapped()
+        && let Some(prefix) = range.prefix.checked_sub(96)
+    {
+        return (IpAddr::V4(network), prefix);
+    }
+    (range.network, range.prefix)
 }
 
 #[cfg(test)]
@@ -186,6 +204,15 @@ mod tests {
             ("x-forwarded-port", "1"),
             ("x-real-ip", "1.1.1.1"),
             ("forwarded", "for=1.1.1.1"),
+            ("x_forwarded_for", "1.1.1.1"),
+            ("x-forwarded_proto", "https"),
+            ("x_real_ip", "1.1.1.1"),
+            ("x-forwarded-ssl", "on"),
+            ("x-forwarded-scheme", "https"),
+            ("true-client-ip", "1.1.1.1"),
+            ("client-ip", "1.1.1.1"),
+            ("x-client-ip", "1.1.1.1"),
+            ("x-cluster-client-ip", "1.1.1.1"),
         ];
         assert_eq!(
             applied(Forwarded::XForwarded, &[LOOPBACK], "192.0.2.7:1", &spoofed),
@@ -195,6 +222,13 @@ mod tests {
                 "x-forwarded-proto: http"
             ]
         );
+    }
+
+    #[test]
+    fn fields_of_similar_names_pass() {
+        for name in ["x-forward", "x-forwarded", "forwarded-for", "x-real-ip2", "client-id", "ip"] {
+            assert!(!is_forwarding(name), "{name}");
+        }
     }
 
     #[test]
@@ -247,5 +281,17 @@ mod tests {
         assert!(inside(range("::", 0), "2001:db8::1"));
         assert!(inside(range("192.0.2.1", 32), "192.0.2.1"));
         assert!(!inside(range("192.0.2.1", 32), "192.0.2.0"));
+    }
+
+    #[test]
+    fn a_range_of_mapped_addresses_is_one_of_ipv4_addresses() {
+        let range = |network: &str, prefix| Cidr { network: network.parse().unwrap(), prefix };
+        let inside = |range, address: &str| contains(range, address.parse().unwrap());
+        assert!(inside(range("::ffff:127.0.0.0", 104), "127.0.0.1"));
+        assert!(!inside(range("::ffff:127.0.0.0", 104), "128.0.0.1"));
+        assert!(inside(range("::ffff:192.0.2.1", 128), "192.0.2.1"));
+        assert!(!inside(range("::ffff:192.0.2.1", 128), "192.0.2.0"));
+        assert!(inside(range("::ffff:0.0.0.0", 96), "192.0.2.1"));
+        assert!(!inside(range("::ffff:0.0.0.0", 96), "::1"));
     }
 }

@@ -84,6 +84,16 @@ fn each_bad_file_gets_its_exact_message() {
 }
 
 #[test]
+fn no_form_tells_a_password() {
+    let report = report_of(&directory().join("secrets.toml"));
+    for format in [Format::Human, Format::Json, Format::Github] {
+        let text = report.render(format, true);
+        assert!(text.contains("an upstream URL with a user name or password"), "{text}");
+        assert!(!text.contains("hunt"), "{text}");
+    }
+}
+
+#[test]
 fn each_code_has_a_fixture() {
     let mut seen = BTreeSet::new();
     for path in fixtures() {
