@@ -1,10 +1,10 @@
 //! `tidegate healthcheck`: asks a running tidegate whether it is ready.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -37,7 +37,7 @@ pub fn run(args: &HealthcheckArgs) -> ExitCode {
         }
     };
     match ask(&admin, Duration::from_secs(args.timeout)) {
-        Ok(status) if status.contains(" 200 ") => {
+        Ok(status) if status.split(' ').nth(1) == Some("200") => {
             println!("ready");
             ExitCode::SUCCESS
         }
@@ -62,19 +62,19 @@ fn admin_address(args: &HealthcheckArgs) -> Result<String, Report> {
     let flags =
         Overrides { upstream: Some("http://127.0.0.1:1".to_owned()), ..Overrides::default() };
     let loaded = match &args.config {
-        Some(path) => config::load(path, &environment, &Overrides::default())?,
+        Some(path) => config::load(path, &environment, &Overrides::default())
+            .or_else(|_| config::load(path, &environment, &flags))?,
         None => config::from_flags(&environment, &flags)?,
     };
     Ok(loaded.config.admin.listen.to_string())
 }
 
-/// The status line of `GET /ready`.
+/// The status line of `GET /ready`, within so long in all.
 fn ask(admin: &str, limit: Duration) -> io::Result<String> {
-    // The address that is listened on may be the unspecified one; it is reached on loopback.
-    let address = admin.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+    let deadline = Instant::now() + limit;
     let mut error = io::Error::new(io::ErrorKind::NotFound, "the address cannot be resolved");
-    for address in address.to_socket_addrs()? {
-        match ask_one(&address, limit) {
+    for address in admin.to_socket_addrs()? {
+        match ask_one(reachable(address), deadline) {
             Ok(status) => return Ok(status),
             Err(failed) => error = failed,
         }
@@ -82,12 +82,51 @@ fn ask(admin: &str, limit: Duration) -> io::Result<String> {
     Err(error)
 }
 
-fn ask_one(address: &std::net::SocketAddr, limit: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
+/// The address that is listened on may be the unspecified one; it is reached on loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    address
+}
+
+fn ask_one(address: SocketAddr, deadline: Instant) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
     stream.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    Ok(answer.lines().next().unwrap_or_default().to_owned())
+    let mut answer = Vec::new();
+    let mut buffer = [0; 512];
+    // The status line is short; more than this is not an answer of tidegate.
+    while answer.len() < 4096 && !answer.contains(&b'\n') {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read => answer.extend_from_slice(&buffer[..read]),
+        }
+    }
+    let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    Ok(line)
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unspecified_is_reached_on_loopback() {
+        for (listened, asked) in [
+            ("0.0.0.0:9909", "127.0.0.1:9909"),
+            ("[::]:9909", "[::1]:9909"),
+            ("10.0.0.0:9909", "10.0.0.0:9909"),
+        ] {
+            assert_eq!(reachable(listened.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
 }

@@ -117,3 +117,24 @@ async fn silent_connections_do_not_keep_a_scraper_out() {
     assert_eq!(answer.status(), 200);
     assert!(matches!(silent[0].end().await, End::Closed | End::Reset), "the oldest gave way");
 }
+
+#[tokio::test]
+async fn healthcheck_says_whether_it_is_ready() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let admin = tide.sidecar.admin_address().to_string();
+    // The admin listener is served by this thread, so the check runs on another.
+    let check = || {
+        let admin = admin.clone();
+        let run = move || {
+            let binary = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+                .args(["healthcheck", "--admin", &admin])
+                .output();
+            binary.expect("the binary can be started").status.code()
+        };
+        tokio::task::spawn_blocking(run)
+    };
+    assert_eq!(check().await.unwrap(), Some(0));
+    tide.sidecar.announce_drain();
+    assert_eq!(check().await.unwrap(), Some(1));
+}
