@@ -1,5 +1,5 @@
-//! The admin listener: metrics, health, status. Read-only, and apart from the path of requests, so that it
-//! answers also when everything else is full.
+//! The admin listener: metrics, health, status. Read-only, and apart from the path of requests, so
+//! that it answers also when everything else is full.
 //!
 //! | path | answer |
 //! |---|---|

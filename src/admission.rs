@@ -1,7 +1,8 @@
-//! The asynchronous shell of the gate: wake-ups, timers, and a [`Permit`] whose drop gives the slot back.
+//! The asynchronous shell of the gate: wake-ups, timers, and a [`Permit`] whose drop gives the slot
+//! back.
 //!
-//! Everything is decided in [`gate`](crate::gate), under one short lock; wakers are called after it.
-//! Knows nothing of HTTP. Enter at [`Admission::enter`].
+//! Everything is decided in [`gate`](crate::gate), under one short lock; wakers are called after
+//! it. Knows nothing of HTTP. Enter at [`Admission::enter`].
 
 use std::future::Future;
 use std::pin::Pin;

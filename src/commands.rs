@@ -14,8 +14,8 @@ pub const EXIT_FAILED: u8 = 1;
 /// The exit status for an invalid configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
 
-/// tidegate keeps an application at its best throughput: it lets in as many requests as the application
-/// can work on, queues a few, and turns the rest away at once.
+/// tidegate keeps an application at its best throughput: it lets in as many requests as the
+/// application can work on, queues a few, and turns the rest away at once.
 #[derive(Debug, Parser)]
 #[command(
     name = "tidegate",

@@ -1,5 +1,5 @@
-//! tidegate: a reverse-proxy sidecar that keeps one application at its best throughput whatever load
-//! arrives.
+//! tidegate: a reverse-proxy sidecar that keeps one application at its best throughput whatever
+//! load arrives.
 //!
 //! # The layers
 //!
@@ -21,15 +21,15 @@
 //!
 //! # The way of a request
 //!
-//! `server::connection` -> [`proxy::Proxy::handle`] -> `RouteTable::find` -> [`admission::Admission::enter`]
-//! (-> [`gate::Gate::arrive`]) -> `proxy::headers` -> [`upstream::Lease::send`] -> `proxy::body`, which holds
-//! the permit -> the body ends, fails or is dropped -> [`gate::Gate::complete`]. Any refusal leaves
-//! sideways, once, into `proxy::respond`.
+//! `server::connection` -> [`proxy::Proxy::handle`] -> `RouteTable::find` ->
+//! [`admission::Admission::enter`] (-> [`gate::Gate::arrive`]) -> `proxy::headers` ->
+//! [`upstream::Lease::send`] -> `proxy::body`, which holds the permit -> the body ends, fails or is
+//! dropped -> [`gate::Gate::complete`]. Any refusal leaves sideways, once, into `proxy::respond`.
 //!
 //! # Where to begin
 //!
-//! Read [`gate`], then [`admission`], then [`proxy`] along the way above; [`sidecar`] shows how the parts are
-//! put together.
+//! Read [`gate`], then [`admission`], then [`proxy`] along the way above; [`sidecar`] shows how the
+//! parts are put together.
 
 pub mod admin;
 pub mod admission;

@@ -137,21 +137,26 @@ fn summary(config: &Config) -> String {
 
 // === explain ===
 
-/// `GET /path` or `GET http://host/path`.
+/// `GET /path`, `GET http://host/path` or `OPTIONS *`: what the proxy would take.
 fn describe(request: &str) -> Result<Described<'_>, String> {
-    let problem = || format!("\"{request}\" is not a request: write \"GET /path\"");
+    let problem = || {
+        format!("\"{request}\" is not a request: write \"GET /path\" or \"GET http://host/path\"")
+    };
     let (method, target) = request.trim().split_once(' ').ok_or_else(problem)?;
     let target = target.trim();
-    let (host, path) = match target.split_once("://") {
-        Some((_, rest)) => {
-            let slash = rest.find('/').unwrap_or(rest.len());
-            let (host, path) = rest.split_at(slash);
-            (Some(host), if path.is_empty() { "/" } else { path })
+    let (host, rest) = match target.split_once("://") {
+        Some(("http" | "https", rest)) => {
+            let (host, rest) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+            (Some(host), rest)
         }
+        Some(_) => return Err(problem()),
         None => (None, target),
     };
-    let path = path.split(['?', '#']).next().unwrap_or(path);
-    if method.is_empty() || !path.starts_with('/') || path.contains(' ') {
+    let path = rest.split(['?', '#']).next().unwrap_or(rest);
+    let path = if path.is_empty() && host.is_some() { "/" } else { path };
+    let known = path.starts_with('/') || (path == "*" && method == "OPTIONS" && host.is_none());
+    let named = host.is_none_or(|host| !host.is_empty() && !host.contains('@'));
+    if method.is_empty() || path.contains(' ') || !known || !named {
         return Err(problem());
     }
     Ok(Described { method, host, path })
@@ -209,7 +214,20 @@ mod tests {
         assert_eq!(describe("GET /a?b=c"), described("GET", None, "/a"));
         assert_eq!(describe("PUT http://h:1/a"), described("PUT", Some("h:1"), "/a"));
         assert_eq!(describe("GET http://h"), described("GET", Some("h"), "/"));
-        for request in ["GET", "/a", "GET a", "", "GET /a b"] {
+        assert_eq!(describe("GET http://h?x"), described("GET", Some("h"), "/"));
+        assert_eq!(describe("OPTIONS *"), described("OPTIONS", None, "*"));
+        let wrong = [
+            "GET",
+            "/a",
+            "GET a",
+            "",
+            "GET /a b",
+            "GET *",
+            "GET ://",
+            "GET ftp://h/",
+            "GET http://u@h/",
+        ];
+        for request in wrong {
             assert!(describe(request).is_err(), "{request}");
         }
     }

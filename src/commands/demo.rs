@@ -1,7 +1,7 @@
 //! `tidegate demo`: overload, seen on this machine in half a minute, with nothing to set up.
 //!
-//! Everything is real: an application on a socket, tidegate in front of it, clients, clocks. The figures
-//! are measured by the clients.
+//! Everything is real: an application on a socket, tidegate in front of it, clients, clocks. The
+//! figures are measured by the clients.
 
 mod app;
 mod load;
@@ -23,7 +23,8 @@ use app::App;
 use load::{End, Load, Outcome, play};
 use table::Table;
 
-/// See overload, and what tidegate does about it, on this machine: under 30 seconds, nothing to set up.
+/// See overload, and what tidegate does about it, on this machine: under 30 seconds, nothing to set
+/// up.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {}
 
@@ -60,8 +61,8 @@ pub fn run(_: &DemoArgs) -> ExitCode {
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn play_all() -> Result<()> {
-    // Clients, proxy and application share one process. Were it too few, some clients would fail, and the
-    // table would show it.
+    // Clients, proxy and application share one process. Were it too few, some clients would fail,
+    // and the table would show it.
     let _ = raise_descriptors();
     let background = background()?;
     let began = Instant::now();
@@ -77,7 +78,8 @@ fn play_all() -> Result<()> {
     Ok(())
 }
 
-/// A thread that accepts and serves the admin listener; requests are served by the sidecar's workers.
+/// A thread that accepts and serves the admin listener; requests are served by the sidecar's
+/// workers.
 fn background() -> Result<Handle> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();

@@ -14,7 +14,7 @@ use crate::config::{self, Format, Overrides, Report};
 /// Exit with 0 if a running tidegate is ready, else with 1.
 #[derive(Args, Clone, Debug)]
 pub struct HealthcheckArgs {
-    /// The admin address of the running tidegate [default: that of the configuration, or 127.0.0.1:9909]
+    /// The admin address of the running tidegate [default: that of the configuration]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
     /// The configuration that it runs with

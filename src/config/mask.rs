@@ -1,7 +1,7 @@
 //! Stars for the user names and passwords of URLs, so that no report tells a secret.
 //!
-//! Pure: knows texts and nothing of keys, since a URL can stand at the wrong one. It rather hides too
-//! much: the longest stretch that can belong to a password goes. See [`mask`].
+//! Pure: knows texts and nothing of keys, since a URL can stand at the wrong one. It rather hides
+//! too much: the longest stretch that can belong to a password goes. See [`mask`].
 
 use std::borrow::Cow;
 use std::ops::Range;

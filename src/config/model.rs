@@ -1,7 +1,7 @@
 //! The resolved configuration: every default applied, every value checked.
 //!
-//! Plain data without serde and without positions. What stands here is what runs; `raw` describes the
-//! file and `resolve` turns one into the other.
+//! Plain data without serde and without positions. What stands here is what runs; `raw` describes
+//! the file and `resolve` turns one into the other.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -123,7 +123,8 @@ pub enum AccessLog {
     All,
 }
 
-/// `[upstream]` or `[upstreams.NAME]`: one application and the budget of slots that its routes share.
+/// `[upstream]` or `[upstreams.NAME]`: one application and the budget of slots that its routes
+/// share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     /// Its name in metrics; `default` for `[upstream]`.
@@ -202,7 +203,8 @@ pub enum AdmissionMode {
 pub enum RouteKind {
     /// Ordinary requests.
     Request,
-    /// Long-lived ones (server-sent events, long polling): a bound of their own, outside the budget.
+    /// Long-lived ones (server-sent events, long polling): a bound of their own, outside the
+    /// budget.
     Stream,
 }
 

@@ -345,9 +345,9 @@ mod tests {
 
     #[test]
     fn agrees_with_the_naive_model() {
-        let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
         let mut state = seed.unwrap_or(0x7469_6465);
-        println!("replay with SEED={state}");
+        println!("TIDEGATE_SEED={state}");
         let (methods, hosts) = (["GET", "POST"], ["a.b", "c.a.b", "*.b", "*.a.b"]);
         for _ in 0..2_000 {
             let mut routes = routes(&[]);

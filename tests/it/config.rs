@@ -260,9 +260,9 @@ fn every_truncation_is_survived() {
 
 #[test]
 fn random_damage_is_survived() {
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
     let mut state = seed.unwrap_or(0x7469_6465);
-    println!("replay with SEED={state}");
+    println!("TIDEGATE_SEED={state}");
     let sources: Vec<_> = shipped().iter().map(|path| fs::read(path).unwrap()).collect();
     let odd = b"\"'[]{}=.,#$\n\r\0\t-+_0189aez\xc3\xa9\xff\\";
     for _ in 0..600 {

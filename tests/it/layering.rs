@@ -50,6 +50,7 @@ const NOT_IN_THE_GATE: [&str; 12] = [
 ];
 
 const MAX_LINES: usize = 600;
+const MAX_WIDTH: usize = 100;
 
 /// What breaks a rule in one file; `path` is relative to `src`.
 fn violations(path: &str, text: &str) -> Vec<String> {
@@ -82,6 +83,11 @@ fn violations(path: &str, text: &str) -> Vec<String> {
     }
     if !text.starts_with("//!") {
         found.push(format!("{path}: the file does not say what it is for (//!)"));
+    }
+    // rustfmt holds the code to the width, but not the comments.
+    let comments = text.lines().filter(|line| line.trim_start().starts_with("//"));
+    if let Some(long) = comments.into_iter().find(|line| line.chars().count() > MAX_WIDTH) {
+        found.push(format!("{path}: a comment wider than {MAX_WIDTH} columns: {long}"));
     }
     if text.lines().count() > MAX_LINES {
         found.push(format!("{path}: more than {MAX_LINES} lines"));
@@ -157,6 +163,7 @@ fn a_forbidden_import_is_found() {
         assert_eq!(violations(path, &format!("//! A file.\n{line}\n")).len(), 1, "{path}: {line}");
     }
     assert_eq!(violations("gate.rs", "fn undocumented() {}\n").len(), 1);
+    assert_eq!(violations("gate.rs", &format!("//! A file.\n// {}\n", "x".repeat(98))).len(), 1);
     assert_eq!(violations("gate.rs", &format!("//! Long.\n{}", "\n".repeat(600))).len(), 1);
 }
 

@@ -1,7 +1,8 @@
 //! The demo's application: an HTTP server whose capacity is known.
 //!
-//! So many workers, so long for each request, and in front of the workers a queue without bound, as most
-//! servers have. Like most servers it does not notice that a client has left: the work is done anyway.
+//! So many workers, so long for each request, and in front of the workers a queue without bound, as
+//! most servers have. Like most servers it does not notice that a client has left: the work is done
+//! anyway.
 
 use std::convert::Infallible;
 use std::io;
@@ -44,7 +45,8 @@ struct Job {
 // === impl App ===
 
 impl App {
-    /// Starts `workers` that take `service_time` for each request: `workers / service_time` a second.
+    /// Starts `workers` that take `service_time` for each request: `workers / service_time` a
+    /// second.
     pub(super) fn start(workers: usize, service_time: Duration) -> io::Result<App> {
         let counts = Arc::new(Counts::default());
         let (jobs, queue) = channel();
@@ -77,8 +79,8 @@ impl App {
     }
 }
 
-/// One worker. Sleeping too long now and then must not lower the capacity, so a request that waited is
-/// done one service time after the one before it, whenever the thread woke.
+/// One worker. Sleeping too long now and then must not lower the capacity, so a request that waited
+/// is done one service time after the one before it, whenever the thread woke.
 fn work(queue: &Mutex<Receiver<Job>>, service_time: Duration, counts: &Counts) {
     let mut free = Instant::now();
     loop {

@@ -65,7 +65,8 @@ pub(super) fn play(
     let (ended, mut outcomes) = mpsc::unbounded_channel();
     let handle = runtime.handle().clone();
     let start = Instant::now();
-    // A thread of its own keeps the pace to some 100 us; a runtime's timers are good for a millisecond.
+    // A thread of its own keeps the pace to some 100 us; a runtime's timers are good for a
+    // millisecond.
     let pacer = thread::Builder::new().name("demo-pace".into()).spawn(move || {
         let mut due = start;
         for _ in 0..load.clients {
