@@ -177,8 +177,9 @@ table! {
         /// the route.
         idle_body_timeout: OrOff<Time<1, DAY>> = "30s",
         /// What becomes of a request in flight whose client left: "cancel" closes the upstream
-        /// connection; "finish" holds the slot until the application is done, for applications that
-        /// do not notice a closed connection. Default "cancel".
+        /// connection; "finish" holds the slot until the application is done (for at most ten times
+        /// `response_timeout`), for applications that do not notice a closed connection. So it does
+        /// with a request that was answered with 504. Default "cancel".
         on_client_abort: ClientAbort = "cancel",
         /// Whether rejections are carried out. Default true, the only value of this version.
         enforce: Only<true> = "true",
