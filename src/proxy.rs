@@ -156,14 +156,14 @@ impl Proxy {
                 let route = self.plans.len() - 1;
                 let target = PathAndQuery::from_static("/");
                 let nowhere = HeaderValue::from_static("");
-                let exchange = self.open(&client, route, &request, &target, &nowhere);
+                let exchange = Exchange::new(&self, &client, route, &request, &target, &nowhere);
                 return Ok(self.refuse(&client, exchange, Refusal::Fault(fault), true));
             }
         };
         let plan = &self.plans[route];
         client.activity.set_patience(plan.idle_body_timeout);
         let mut exchange =
-            self.open(&client, route, &request, &target.path_and_query, &target.host);
+            Exchange::new(&self, &client, route, &request, &target.path_and_query, &target.host);
         let Some(lane) = plan.lane else {
             return Ok(self.refuse(&client, exchange, Refusal::Denied, has_body));
         };
@@ -250,17 +250,6 @@ impl Proxy {
     fn find<B>(&self, request: &Request<B>, target: &screen::Target) -> usize {
         let host = target.host.to_str().ok().filter(|host| !host.is_empty());
         self.table.find(request.method().as_str(), host, target.path_and_query.path())
-    }
-
-    fn open<B>(
-        self: &Arc<Proxy>,
-        client: &Arc<Client>,
-        route: usize,
-        request: &Request<B>,
-        target: &PathAndQuery,
-        host: &HeaderValue,
-    ) -> Box<Exchange> {
-        Exchange::new(self, client, route, request, target, host)
     }
 
     async fn admit(
