@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidegate::admission::{Admission, Entry};
-use tidegate::gate::{Claim, Gate, LaneKind, LaneLimits, Limits, Slot, Time, Verdict};
+use tidegate::gate::{
+    Arrival, Budget, Claim, Gate, LaneLimits, Limits, Outcome, Slot, Time, Verdict,
+};
 
 fn limits(lanes: usize, max_in_flight: u32) -> Limits {
-    let lane = LaneLimits {
-        kind: LaneKind::Budget,
-        max_in_flight: None,
-        reserved: 0,
-        max_queue: 20_000,
-        max_wait: Duration::from_secs(3_600),
-    };
-    Limits { max_in_flight, lanes: vec![lane; lanes] }
+    let lane = LaneLimits::plain(20_000, Duration::from_secs(3_600));
+    let budget = Budget::Fixed(max_in_flight);
+    Limits { budget, floor_period: 0, lanes: vec![lane; lanes] }
 }
 
 fn admitted(verdict: Verdict) -> Slot {
@@ -32,13 +29,13 @@ fn uncontended(criterion: &mut Criterion) {
     let mut gate = Gate::new(Time::ZERO, &limits(1, 16));
     criterion.bench_function("gate: arrive, complete", |bencher| {
         bencher.iter(|| {
-            let slot = admitted(gate.arrive(black_box(Time::ZERO), 0));
-            gate.complete(Time::ZERO, slot);
+            let slot = admitted(gate.arrive(black_box(Time::ZERO), Arrival::at(0)));
+            gate.complete(Time::ZERO, slot, Outcome::Unknown);
         });
     });
     let admission = Admission::new(&limits(1, 16));
     criterion.bench_function("admission: enter, drop (with lock and clock)", |bencher| {
-        bencher.iter(|| match admission.enter(0) {
+        bencher.iter(|| match admission.enter(Arrival::at(0)) {
             Entry::Admitted(permit) => drop(black_box(permit)),
             other => panic!("expected a permit, got {other:?}"),
         });
@@ -48,11 +45,12 @@ fn uncontended(criterion: &mut Criterion) {
 /// One request arrives behind 10,000, and the slot goes to the first of them.
 fn crowded(criterion: &mut Criterion) {
     let mut gate = Gate::new(Time::ZERO, &limits(64, 1));
-    let mut slot = Some(admitted(gate.arrive(Time::ZERO, 0)));
+    let mut slot = Some(admitted(gate.arrive(Time::ZERO, Arrival::at(0))));
     let mut tickets = std::collections::HashMap::new();
     let mut now = 0;
     let queue = |gate: &mut Gate, tickets: &mut std::collections::HashMap<_, _>, now: u64| {
-        let Verdict::Queued(ticket, _) = gate.arrive(Time::from_nanos(now), now as usize % 64)
+        let Verdict::Queued(ticket, _) =
+            gate.arrive(Time::from_nanos(now), Arrival::at(now as usize % 64))
         else {
             panic!("there are places");
         };
@@ -68,7 +66,11 @@ fn crowded(criterion: &mut Criterion) {
             bencher.iter(|| {
                 now += 1;
                 queue(&mut gate, &mut tickets, now);
-                gate.complete(Time::from_nanos(now), slot.take().expect("one slot goes round"));
+                gate.complete(
+                    Time::from_nanos(now),
+                    slot.take().expect("one slot goes round"),
+                    Outcome::Unknown,
+                );
                 let action = gate.poll_action().expect("somebody waits");
                 let ticket = tickets.remove(&action.ticket).expect("an action names a ticket");
                 match gate.claim(ticket, Waker::noop()) {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::gate::{
-    Abandoned, Claim, Gate, Limits, Rejection, Slot, Snapshot, Ticket, Time, Verdict, broken,
+    Abandoned, Arrival, Claim, Gate, Limits, Outcome, Rejection, Slot, Snapshot, Ticket, Time,
+    Verdict, broken,
 };
 
 /// Wakers are collected in groups of so many under the lock and called outside it.
@@ -52,6 +53,7 @@ pub struct Permit {
     admission: Arc<Admission>,
     /// `None` only while it is dropped.
     slot: Option<Slot>,
+    outcome: Outcome,
 }
 
 // === impl Admission ===
@@ -66,10 +68,10 @@ impl Admission {
 
     /// A request arrives at a lane. Decided at once, without waiting.
     #[must_use]
-    pub fn enter(self: &Arc<Admission>, lane: usize) -> Entry {
+    pub fn enter(self: &Arc<Admission>, arrival: Arrival) -> Entry {
         let now = self.now();
         let mut gate = self.lock();
-        let verdict = gate.arrive(now, lane);
+        let verdict = gate.arrive(now, arrival);
         self.act(gate);
         match verdict {
             Verdict::Admitted(slot) => Entry::Admitted(self.permit(slot)),
@@ -105,7 +107,7 @@ impl Admission {
     }
 
     fn permit(self: &Arc<Admission>, slot: Slot) -> Permit {
-        Permit { admission: Arc::clone(self), slot: Some(slot) }
+        Permit { admission: Arc::clone(self), slot: Some(slot), outcome: Outcome::Unknown }
     }
 
     fn expire(&self) {
@@ -115,10 +117,10 @@ impl Admission {
         self.act(gate);
     }
 
-    fn complete(&self, slot: Slot) {
+    fn complete(&self, slot: Slot, outcome: Outcome) {
         let now = self.now();
         let mut gate = self.lock();
-        gate.complete(now, slot);
+        gate.complete(now, slot, outcome);
         self.act(gate);
     }
 
@@ -187,7 +189,7 @@ impl Drop for Wait {
         let now = self.admission.now();
         let mut gate = self.admission.lock();
         if let Abandoned::WasGranted(slot) = gate.abandon(now, ticket) {
-            gate.complete(now, slot);
+            gate.complete(now, slot, Outcome::Unknown);
         }
         self.admission.act(gate);
     }
@@ -195,38 +197,41 @@ impl Drop for Wait {
 
 // === impl Permit ===
 
+impl Permit {
+    /// Says how the request went, for the gate to learn from; the last word counts. Until then
+    /// nothing is known.
+    pub fn note(&mut self, outcome: Outcome) {
+        self.outcome = outcome;
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let slot = self.slot.take().expect("a permit has its slot until it is dropped");
-        self.admission.complete(slot);
+        self.admission.complete(slot, self.outcome);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gate::{LaneKind, LaneLimits, RejectReason};
+    use crate::gate::{Budget, LaneLimits, RejectReason};
 
     fn one_lane(max_in_flight: u32, max_queue: u32) -> Arc<Admission> {
-        let lane = LaneLimits {
-            kind: LaneKind::Budget,
-            max_in_flight: None,
-            reserved: 0,
-            max_queue,
-            max_wait: Duration::from_secs(1),
-        };
-        Admission::new(&Limits { max_in_flight, lanes: vec![lane] })
+        let lane = LaneLimits::plain(max_queue, Duration::from_secs(1));
+        let budget = Budget::Fixed(max_in_flight);
+        Admission::new(&Limits { budget, floor_period: 0, lanes: vec![lane] })
     }
 
     fn admitted(admission: &Arc<Admission>) -> Permit {
-        match admission.enter(0) {
+        match admission.enter(Arrival::at(0)) {
             Entry::Admitted(permit) => permit,
             other => panic!("expected a permit, got {other:?}"),
         }
     }
 
     fn queued(admission: &Arc<Admission>) -> Wait {
-        match admission.enter(0) {
+        match admission.enter(Arrival::at(0)) {
             Entry::Queued(wait) => wait,
             other => panic!("expected a place in the queue, got {other:?}"),
         }
@@ -283,7 +288,7 @@ mod tests {
         drop(queued(&admission));
         let wait = queued(&admission);
         assert!(
-            matches!(admission.enter(0), Entry::Rejected(r) if r.reason == RejectReason::QueueFull)
+            matches!(admission.enter(Arrival::at(0)), Entry::Rejected(r) if r.reason == RejectReason::QueueFull)
         );
         drop((wait, permit));
         let snapshot = admission.snapshot().lanes[0];
@@ -301,7 +306,7 @@ mod tests {
         for wait in waits {
             assert_eq!(wait.await.unwrap().0.unwrap_err().reason, RejectReason::Draining);
         }
-        assert!(matches!(admission.enter(0), Entry::Rejected(_)));
+        assert!(matches!(admission.enter(Arrival::at(0)), Entry::Rejected(_)));
         drop(permit);
         at_rest(&admission);
     }

@@ -36,8 +36,10 @@ macro_rules! invariant {
 mod audit;
 mod deadlines;
 mod lane;
+mod limits;
 mod ready;
 mod retry;
+mod snapshot;
 #[cfg(test)]
 mod testing;
 mod time;
@@ -51,10 +53,11 @@ use lane::{Lane, Standing};
 use ready::Ready;
 use waiters::{List, NIL, State, Waiters};
 
-pub use lane::{LaneKind, LaneLimits, LaneSnapshot};
+pub use limits::{AutoLimits, Budget, Class, LaneKind, LaneLimits, Limits, Order};
+pub use snapshot::{AutoDecision, AutoSnapshot, LaneSnapshot, Snapshot};
 pub use time::Time;
 pub use types::{
-    Abandoned, Action, Claim, Limits, RejectReason, Rejection, Slot, Snapshot, Ticket, TicketId,
+    Abandoned, Action, Arrival, Claim, Outcome, RejectReason, Rejection, Slot, Ticket, TicketId,
     Verdict,
 };
 
@@ -75,6 +78,7 @@ pub struct Gate {
     deadlines: Deadlines,
     actions: List,
     draining: bool,
+    paused: bool,
 }
 
 // === impl Gate ===
@@ -95,13 +99,15 @@ impl Gate {
             deadlines: Deadlines::default(),
             actions: List::default(),
             draining: false,
+            paused: false,
         };
         gate.reconfigure(now, limits);
         gate
     }
 
     /// A request arrives at a lane.
-    pub fn arrive(&mut self, now: Time, lane: usize) -> Verdict {
+    pub fn arrive(&mut self, now: Time, arrival: Arrival) -> Verdict {
+        let lane = arrival.lane;
         self.advance(now);
         self.lanes[lane].accrue(self.now);
         self.lanes[lane].count_arrival();
@@ -111,7 +117,7 @@ impl Gate {
     }
 
     /// A slot comes back; it may go on to somebody who waits.
-    pub fn complete(&mut self, now: Time, slot: Slot) {
+    pub fn complete(&mut self, now: Time, slot: Slot, _outcome: Outcome) {
         self.advance(now);
         let (lane, held) = (slot.lane, self.now.since(slot.granted));
         slot.consumed();
@@ -184,7 +190,10 @@ impl Gate {
     /// be added at the end; those beyond the new list keep their limits.
     pub fn reconfigure(&mut self, now: Time, limits: &Limits) {
         self.advance(now);
-        self.limit = limits.max_in_flight;
+        self.limit = match limits.budget {
+            Budget::Fixed(limit) => limit,
+            Budget::Auto(auto) => 16.clamp(auto.min, auto.max),
+        };
         for (index, lane_limits) in limits.lanes.iter().enumerate() {
             match self.lanes.get_mut(index) {
                 Some(lane) => {
@@ -210,6 +219,27 @@ impl Gate {
         }
     }
 
+    /// From now on nothing is granted: who comes waits, within the bounds of the queue. For an
+    /// application that is known to be away.
+    pub fn pause(&mut self, now: Time) {
+        self.advance(now);
+        self.paused = true;
+    }
+
+    /// Ends a [`Gate::pause`]. Who waits goes on in order.
+    pub fn resume(&mut self, now: Time) {
+        self.advance(now);
+        self.paused = false;
+        self.dispatch();
+    }
+
+    /// Sets a fixed budget from outside, as a controller would that is not part of the gate.
+    pub fn set_limit(&mut self, now: Time, limit: u32) {
+        self.advance(now);
+        self.limit = limit;
+        self.dispatch();
+    }
+
     /// The next thing that the shell must do. Call it until it returns `None` after every
     /// operation.
     pub fn poll_action(&mut self) -> Option<Action> {
@@ -231,6 +261,9 @@ impl Gate {
         Snapshot {
             max_in_flight: self.limit,
             in_flight: self.in_flight,
+            rejected_class: [0; Class::COUNT],
+            paused: self.paused,
+            auto: None,
             lanes: self.lanes.iter().map(|lane| lane.snapshot(now, self.limit)).collect(),
         }
     }
@@ -240,7 +273,7 @@ impl Gate {
         if self.draining {
             return Verdict::Rejected(here.reject(self.now, RejectReason::Draining));
         }
-        if here.queue.len == 0 && self.has_slot_for(lane) {
+        if here.queue.len == 0 && !self.paused && self.has_slot_for(lane) {
             self.admit(lane);
             return Verdict::Admitted(Slot { lane, granted: self.now });
         }
@@ -294,6 +327,9 @@ impl Gate {
     /// The lane that gets the next slot: first who has one reserved, then who may use what is
     /// shared.
     fn next_lane(&self) -> Option<u32> {
+        if self.paused {
+            return None;
+        }
         let beside = self.ready.first(Standing::Beside);
         if !self.has_budget() {
             return beside;

@@ -45,7 +45,7 @@ use hyper::body::Incoming;
 
 use crate::admission::{Admission, Entry, Permit};
 use crate::config::Config;
-use crate::gate::{Limits, Rejection};
+use crate::gate::{Arrival, Budget, Limits, Rejection};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Metrics, Reading, UpstreamReading};
 use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
@@ -110,7 +110,8 @@ impl Proxy {
             plans.push(Plan::new(route, lane));
         }
         let backends = config.upstreams.iter().zip(lanes).map(|(upstream, lanes)| {
-            let limits = Limits { max_in_flight: upstream.max_in_flight, lanes };
+            let budget = Budget::Fixed(upstream.max_in_flight);
+            let limits = Limits { budget, floor_period: 0, lanes };
             let pool = PoolLimits {
                 max_connections: upstream.max_connections,
                 connect_timeout: upstream.connect_timeout,
@@ -259,7 +260,7 @@ impl Proxy {
         lane: usize,
         exchange: &mut Exchange,
     ) -> Result<Result<Permit, Rejection>, Gone> {
-        let wait = match self.backends[plan.backend].admission.enter(lane) {
+        let wait = match self.backends[plan.backend].admission.enter(Arrival::at(lane)) {
             Entry::Admitted(permit) => {
                 exchange.waited(Duration::ZERO);
                 return Ok(Ok(permit));

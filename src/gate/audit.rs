@@ -1,6 +1,7 @@
 //! The full audit: everything the gate counts, counted again the slow way.
 
-use super::lane::{LaneKind, Standing};
+use super::lane::Standing;
+use super::limits::LaneKind;
 use super::waiters::State;
 use super::{Gate, broken};
 
@@ -34,7 +35,7 @@ impl Gate {
         invariant!(actions == self.actions.len, "an action is announced once");
         invariant!(queued + actions <= self.waiters.taken(), "a place is taken by one waiter");
         for (index, lane) in self.lanes.iter().enumerate() {
-            let idle = lane.queue.len == 0 || !self.has_slot_for(index as u32);
+            let idle = self.paused || lane.queue.len == 0 || !self.has_slot_for(index as u32);
             invariant!(idle, "I4: nobody waits beside a slot that it may use");
             if lane.standing == Standing::Out && lane.queue.len > 0 {
                 let at_cap = lane.in_flight >= lane.limits.cap();

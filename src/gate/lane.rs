@@ -2,61 +2,12 @@
 
 use std::time::Duration;
 
+use super::limits::{LaneKind, LaneLimits};
 use super::retry::Returns;
+use super::snapshot::LaneSnapshot;
 use super::time::Time;
 use super::waiters::List;
 use super::{RejectReason, Rejection};
-
-/// What a lane may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneLimits {
-    /// Inside the shared budget, or beside it.
-    pub kind: LaneKind,
-    /// The lane's own cap on requests in flight; `None`: the budget alone bounds it.
-    pub max_in_flight: Option<u32>,
-    /// Slots of the budget that only this lane may use. Meaningless beside the budget.
-    pub reserved: u32,
-    /// Places in the queue; 0: never wait.
-    pub max_queue: u32,
-    /// The longest wait; zero: never wait.
-    pub max_wait: Duration,
-}
-
-/// Whether a lane's slots come out of the shared budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaneKind {
-    /// They do.
-    Budget,
-    /// They do not: the lane has a cap of its own (streams, exempt routes).
-    Beside,
-}
-
-/// What a lane holds and has done, at one instant.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct LaneSnapshot {
-    /// Requests that came, whatever became of them.
-    pub arrivals: u64,
-    /// Requests that got a slot.
-    pub admitted: u64,
-    /// Requests whose client left the queue.
-    pub abandoned: u64,
-    /// Requests turned away, in the order of [`RejectReason::ALL`].
-    pub rejected: [u64; RejectReason::ALL.len()],
-    /// Requests that wait.
-    pub queue_depth: u32,
-    /// Places in the queue.
-    pub max_queue: u32,
-    /// Slots in use.
-    pub in_flight: u32,
-    /// The most slots that the lane may use.
-    pub max_in_flight: u32,
-    /// Time integral of `queue_depth`.
-    pub queued_time: Duration,
-    /// Time integral of `in_flight`.
-    pub in_flight_time: Duration,
-    /// Mean time from grant to completion of late; zero while nothing has completed.
-    pub mean_hold: Duration,
-}
 
 /// Which list of lanes with waiters a lane stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,23 +41,6 @@ pub(super) struct Lane {
     queued_nanos: u128,
     in_flight_nanos: u128,
     accrued: Time,
-}
-
-// === impl LaneLimits ===
-
-impl LaneLimits {
-    /// The lane's own cap, or as many as there are.
-    pub(super) fn cap(&self) -> u32 {
-        self.max_in_flight.unwrap_or(u32::MAX)
-    }
-
-    /// Slots that the budget sets aside for the lane.
-    pub(super) fn set_aside(&self) -> u32 {
-        match self.kind {
-            LaneKind::Budget => self.reserved.min(self.cap()),
-            LaneKind::Beside => 0,
-        }
-    }
 }
 
 // === impl Lane ===
@@ -227,6 +161,9 @@ impl Lane {
             queued_time: from_nanos(queued),
             in_flight_time: from_nanos(in_flight),
             mean_hold: self.returns.mean_hold(),
+            shadow_rejected: [0; RejectReason::ALL.len()],
+            service_p50: None,
+            service_p90: None,
         }
     }
 }

@@ -1,18 +1,37 @@
-//! What goes in and out of the gate: limits, verdicts, and the two things that must not be lost.
+//! What goes in and out of the gate: arrivals, verdicts, outcomes, and the two things that must not
+//! be lost.
 
 use std::task::Waker;
 use std::time::Duration;
 
-use super::lane::{LaneLimits, LaneSnapshot};
+use super::limits::Class;
 use super::time::Time;
 
-/// The limits of a whole gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The budget: slots that the lanes share.
-    pub max_in_flight: u32,
-    /// One for each lane; a lane's index is its name.
-    pub lanes: Vec<LaneLimits>,
+/// A request that arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The lane, by its index in [`Limits::lanes`](super::Limits::lanes).
+    pub lane: usize,
+    /// How important it is.
+    pub class: Class,
+    /// Who sent it, as a hash: what waits is shared out between flows.
+    pub flow: u64,
+    /// After this instant nobody waits for the answer any more.
+    pub deadline: Option<Time>,
+}
+
+/// How a request that had a slot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The application answered; from the grant to the head of its response.
+    Answered(Duration),
+    /// The application said, or showed, that it is overloaded: a 503 or 429 of its own, a refused
+    /// or reset connection.
+    Overloaded,
+    /// The application did not answer in time.
+    TimedOut,
+    /// Nothing is to be learned of the application: the client left, or the answer is a stream.
+    Unknown,
 }
 
 /// Why a request was turned away: a closed set, and the values of the metric label `reason`.
@@ -23,6 +42,12 @@ pub enum RejectReason {
     QueueFull,
     /// It waited for `max_wait` and no slot came free.
     MaxWait,
+    /// The client would no longer have waited for the answer.
+    Deadline,
+    /// The queue stands, and it had waited for as long as is then allowed.
+    StandingQueue,
+    /// Somebody more important, or of a shorter flow, took its place in a full queue.
+    Evicted,
     /// tidegate is shutting down and the grace has ended.
     Draining,
 }
@@ -101,25 +126,31 @@ pub struct Action {
     pub waker: Option<Waker>,
 }
 
-/// What a gate holds, at one instant: its numbers add up.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Snapshot {
-    /// The budget.
-    pub max_in_flight: u32,
-    /// Slots of the budget in use.
-    pub in_flight: u32,
-    /// One for each lane.
-    pub lanes: Vec<LaneSnapshot>,
+// === impl Arrival ===
+
+impl Arrival {
+    /// An ordinary request at a lane: no class, no flow, no deadline of its own.
+    #[must_use]
+    pub const fn at(lane: usize) -> Arrival {
+        Arrival { lane, class: Class::DEFAULT, flow: 0, deadline: None }
+    }
 }
 
 // === impl RejectReason ===
 
 impl RejectReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [RejectReason; 3] =
-        [RejectReason::QueueFull, RejectReason::MaxWait, RejectReason::Draining];
+    pub const ALL: [RejectReason; 6] = [
+        RejectReason::QueueFull,
+        RejectReason::MaxWait,
+        RejectReason::Deadline,
+        RejectReason::StandingQueue,
+        RejectReason::Evicted,
+        RejectReason::Draining,
+    ];
     /// The label values, in the order of [`RejectReason::ALL`].
-    pub const LABELS: [&'static str; 3] = ["queue_full", "max_wait", "draining"];
+    pub const LABELS: [&'static str; 6] =
+        ["queue_full", "max_wait", "deadline", "standing_queue", "evicted", "draining"];
 
     /// The value of the metric label `reason`.
     #[must_use]

@@ -28,9 +28,7 @@ pub(super) fn lane_limits(route: &Route) -> Option<LaneLimits> {
     let beside = |max_in_flight| LaneLimits {
         kind: LaneKind::Beside,
         max_in_flight,
-        reserved: 0,
-        max_queue: route.max_queue,
-        max_wait: route.max_wait,
+        ..LaneLimits::plain(route.max_queue, route.max_wait)
     };
     match (route.admission, route.kind) {
         (AdmissionMode::Deny, _) => None,

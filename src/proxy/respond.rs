@@ -132,6 +132,15 @@ fn rejected(rejection: Rejection, style: &Reject) -> Problem {
     let (error, why) = match rejection.reason {
         RejectReason::QueueFull => ("connection_limit_reached", "The queue is full"),
         RejectReason::MaxWait => ("connection_limit_reached", "No capacity came free in time"),
+        RejectReason::Deadline => {
+            ("connection_limit_reached", "The answer would come after the request's deadline")
+        }
+        RejectReason::StandingQueue => {
+            ("connection_limit_reached", "The queue does not empty, and waits are held short")
+        }
+        RejectReason::Evicted => {
+            ("connection_limit_reached", "The queue is full, and another request came first")
+        }
         RejectReason::Draining => ("destination_unavailable", "The server is shutting down"),
     };
     let retry_after = match style.retry_after {

@@ -5,8 +5,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use tidegate::gate::{
-    Abandoned, Claim, Gate, LaneKind, LaneLimits, Limits, RejectReason, Slot, Ticket, TicketId,
-    Time, Verdict,
+    Abandoned, Arrival, Budget, Claim, Gate, LaneKind, LaneLimits, Limits, Outcome, RejectReason,
+    Slot, Ticket, TicketId, Time, Verdict,
 };
 
 use crate::random::{Random, seeds};
@@ -32,7 +32,7 @@ struct ModelLane {
     arrivals: u64,
     admitted: u64,
     abandoned: u64,
-    rejected: [u64; 3],
+    rejected: [u64; RejectReason::ALL.len()],
 }
 
 /// Everything in plain lists, every question answered by a scan.
@@ -65,6 +65,13 @@ impl ModelLane {
     }
 }
 
+fn fixed(limits: &Limits) -> u32 {
+    match limits.budget {
+        Budget::Fixed(limit) => limit,
+        Budget::Auto(_) => unreachable!("the model has fixed budgets"),
+    }
+}
+
 impl Model {
     fn new(limits: &Limits) -> Model {
         let lanes = limits.lanes.iter().map(|&limits| ModelLane {
@@ -74,9 +81,9 @@ impl Model {
             arrivals: 0,
             admitted: 0,
             abandoned: 0,
-            rejected: [0; 3],
+            rejected: [0; RejectReason::ALL.len()],
         });
-        let (limit, lanes) = (limits.max_in_flight, lanes.collect());
+        let (limit, lanes) = (fixed(limits), lanes.collect());
         Model { limit, lanes, turns: Vec::new(), draining: false, fates: Vec::new() }
     }
 
@@ -195,7 +202,7 @@ impl Model {
 
     fn reconfigure(&mut self, now: Time, limits: &Limits) {
         self.expire(now);
-        self.limit = limits.max_in_flight;
+        self.limit = fixed(limits);
         for (lane, lane_limits) in limits.lanes.iter().enumerate() {
             self.lanes[lane].limits = *lane_limits;
             self.refile(lane, false);
@@ -223,8 +230,10 @@ fn some_lane(random: &mut Random, kind: LaneKind) -> LaneLimits {
             LaneKind::Budget => random.chance(40).then(|| random.below(5) as u32),
         },
         reserved: if random.chance(30) { random.below(4) as u32 } else { 0 },
-        max_queue: random.below(9) as u32,
-        max_wait: Duration::from_micros(if random.chance(5) { 0 } else { random.below(300) }),
+        ..LaneLimits::plain(
+            random.below(9) as u32,
+            Duration::from_micros(if random.chance(5) { 0 } else { random.below(300) }),
+        )
     }
 }
 
@@ -236,7 +245,8 @@ impl Walk {
             some_lane(&mut random, kind)
         });
         let lanes: Vec<_> = lanes.collect();
-        let limits = Limits { max_in_flight: random.below(9) as u32, lanes };
+        let budget = Budget::Fixed(random.below(9) as u32);
+        let limits = Limits { budget, floor_period: 0, lanes };
         let (gate, model) = (Gate::new(Time::ZERO, &limits), Model::new(&limits));
         let (tickets, slots) = (Vec::new(), Vec::new());
         Walk { random, now: Time::ZERO, gate, model, limits, tickets, slots }
@@ -266,7 +276,7 @@ impl Walk {
         let lane = self.random.below(self.limits.lanes.len() as u64) as usize;
         let expected = self.model.arrive(self.now, lane);
         let id = self.model.fates.len() as u64 - 1;
-        match (self.gate.arrive(self.now, lane), expected) {
+        match (self.gate.arrive(self.now, Arrival::at(lane)), expected) {
             (Verdict::Admitted(slot), Fate::Granted) => self.slots.push(slot),
             (Verdict::Queued(ticket, _), Fate::Waiting) => {
                 // Sometimes a shell claims at once, sometimes only when it is woken.
@@ -294,7 +304,7 @@ impl Walk {
         let at = self.random.below(self.slots.len() as u64) as usize;
         let slot = self.slots.swap_remove(at);
         self.model.complete(self.now, slot.lane());
-        self.gate.complete(self.now, slot);
+        self.gate.complete(self.now, slot, Outcome::Unknown);
     }
 
     fn abandon(&mut self) {
@@ -308,14 +318,14 @@ impl Walk {
             (Abandoned::Left, Fate::Waiting) | (Abandoned::WasRejected, Fate::Rejected(_)) => {}
             (Abandoned::WasGranted(slot), Fate::Granted) => {
                 self.model.complete(self.now, lane);
-                self.gate.complete(self.now, slot);
+                self.gate.complete(self.now, slot, Outcome::Unknown);
             }
             (abandoned, fate) => panic!("the gate said {abandoned:?}, the model {fate:?}"),
         }
     }
 
     fn reconfigure(&mut self) {
-        self.limits.max_in_flight = self.random.below(9) as u32;
+        self.limits.budget = Budget::Fixed(self.random.below(9) as u32);
         for lane in 0..self.limits.lanes.len() {
             if self.random.chance(50) {
                 let kind = self.limits.lanes[lane].kind;
@@ -379,7 +389,7 @@ impl Walk {
             self.compare();
         }
         // Limits go up, so that nobody waits for a slot that cannot come.
-        self.limits.max_in_flight = 8;
+        self.limits.budget = Budget::Fixed(8);
         for lane in &mut self.limits.lanes {
             (lane.max_in_flight, lane.reserved) = (Some(4), 0);
         }
