@@ -6,7 +6,7 @@
 //! the same bytes, whatever the machine. The traffic of a seed does not depend on what protects the
 //! application, so that two protections are compared under the same requests.
 //!
-//! Read [`scenario`], then `engine`, then [`figures`]: what is simulated, how, and what is measured.
+//! Read [`scenario`], then `engine`, then [`figures`]: what is simulated, how, what is measured.
 
 mod app;
 mod controllers;
