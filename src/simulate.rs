@@ -9,6 +9,7 @@
 //! Read [`scenario`], then `engine`, then [`figures`]: what is simulated, how, what is measured.
 
 mod app;
+pub mod build;
 mod controllers;
 mod engine;
 mod events;
@@ -19,6 +20,7 @@ mod histogram;
 mod laws;
 mod random;
 pub mod scenario;
+pub mod suite;
 pub mod tally;
 
 pub use engine::run;

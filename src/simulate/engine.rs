@@ -223,7 +223,6 @@ impl<'s> Engine<'s> {
 
     /// 90 % of a group's requests need less work.
     fn service_p90(&self, group: u32) -> u64 {
-        let route = self.scenario.groups[group as usize].route;
-        laws::quantile(&self.scenario.routes[route].service, 0.9) as u64
+        laws::quantile(&self.scenario.groups[group as usize].service, 0.9) as u64
     }
 }

@@ -15,6 +15,10 @@ pub enum Figure {
     Goodput,
     /// The same as a part of what was possible: no more than was asked for.
     GoodputPossible,
+    /// Calls, a second.
+    Offered,
+    /// Attempts, a second.
+    Attempts,
     /// Attempts answered in time, a second.
     Served,
     /// The part of calls that was answered in time, at any attempt.
@@ -76,9 +80,11 @@ pub struct Figures<'r> {
 
 impl Figure {
     /// All of them, with the words for them.
-    pub const ALL: [(&'static str, Figure); 26] = [
+    pub const ALL: [(&'static str, Figure); 28] = [
         ("goodput", Figure::Goodput),
         ("goodput_possible", Figure::GoodputPossible),
+        ("offered", Figure::Offered),
+        ("attempts", Figure::Attempts),
         ("served", Figure::Served),
         ("answered", Figure::Answered),
         ("rejected", Figure::Rejected),
@@ -147,6 +153,8 @@ impl<'r> Figures<'r> {
             Figure::GoodputPossible => {
                 part(of.useful / 1e9, self.could_do(window).min(of.asked / 1e9))
             }
+            Figure::Offered => part(of.calls as f64, self.seconds(window)),
+            Figure::Attempts => part(of.attempts as f64, self.seconds(window)),
             Figure::Served => part(of.served as f64, self.seconds(window)),
             Figure::Answered => part(of.answered as f64, (of.calls - of.left) as f64),
             Figure::Rejected => part(rejections(&of), of.attempts as f64),
@@ -187,13 +195,13 @@ impl<'r> Figures<'r> {
         fairness::judge(&tally.clients, tally.groups.iter().map(|group| group.useful).sum())
     }
 
-    /// What 90 % of requests need, ms: of a group's route, or of the slowest route.
+    /// What 90 % of requests need, ms: of a group, or of the slowest one.
     fn service_p90(&self, group: Option<usize>) -> f64 {
-        let routes = &self.scenario.routes;
-        let p90 = |route: usize| laws::quantile(&routes[route].service, 0.9) / 1e6;
+        let groups = &self.scenario.groups;
+        let p90 = |group: usize| laws::quantile(&groups[group].service, 0.9) / 1e6;
         match group {
-            Some(group) => p90(self.scenario.groups[group].route),
-            None => (0..routes.len()).map(p90).fold(0.0, f64::max),
+            Some(group) => p90(group),
+            None => (0..groups.len()).map(p90).fold(0.0, f64::max),
         }
     }
 

@@ -66,8 +66,6 @@ pub struct Step {
 pub struct Route {
     /// What it is called.
     pub name: String,
-    /// How long the application works on a request.
-    pub service: Law,
 }
 
 /// Clients of one kind.
@@ -83,6 +81,8 @@ pub struct Group {
     pub clients: u32,
     /// The route of their requests.
     pub route: usize,
+    /// How long the application works on their requests.
+    pub service: Law,
     /// How important they are.
     pub class: Class,
     /// How long a client waits for the answer to one attempt.
@@ -163,7 +163,7 @@ impl Scenario {
         for group in &self.groups {
             let own = group.rate_at(Duration::ZERO);
             rate += own;
-            load += own * laws::mean(&self.routes[group.route].service) / 1e9;
+            load += own * laws::mean(&group.service) / 1e9;
         }
         if load > 0.0 { rate / load * f64::from(self.app.workers) } else { 0.0 }
     }
@@ -203,6 +203,7 @@ impl Group {
             bursts: None,
             clients: 1_000,
             route: 0,
+            service: Law::Exponential(Duration::from_millis(20)),
             class: Class::DEFAULT,
             timeout: Duration::from_secs(1),
             retries: 0,
@@ -248,7 +249,7 @@ mod tests {
         let scenario = Scenario {
             name: String::new(),
             app,
-            routes: vec![Route { name: "r".into(), service: "exp:20ms".parse().unwrap() }],
+            routes: vec![Route { name: "r".into() }],
             groups: vec![Group::plain("g", 100.0)],
             limits: Limits {
                 budget: crate::gate::Budget::Fixed(16),

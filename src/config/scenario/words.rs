@@ -43,6 +43,15 @@ pub struct Rate(pub f64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
 
+/// After how long a queue that was never empty stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Never.
+    Off,
+    /// After so long.
+    After(Duration),
+}
+
 /// A part of a run, from its start to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -134,6 +143,14 @@ impl FromStr for Span {
     }
 }
 
+impl FromStr for Standing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Standing, String> {
+        if text == "off" { Ok(Standing::Off) } else { duration(text).map(Standing::After) }
+    }
+}
+
 impl FromStr for Window {
     type Err = String;
 
@@ -161,7 +178,7 @@ macro_rules! read_from_text {
     )*};
 }
 
-read_from_text!(Law, Rate, Span, Window);
+read_from_text!(Law, Rate, Span, Standing, Window);
 
 #[cfg(test)]
 mod tests {

@@ -192,7 +192,7 @@ impl Engine<'_> {
             0 => &mut self.traffic[request.group as usize],
             _ => &mut self.aftermath,
         };
-        request.work = laws::draw(&self.scenario.routes[kind.route].service, random);
+        request.work = laws::draw(&kind.service, random);
         request.leaves = kind.leave.is_some_and(|(share, _)| random.chance(share));
     }
 }
