@@ -27,13 +27,14 @@ use super::types::Outcome;
 use window::{Measured, Window};
 
 /// Where it begins.
-const START: u32 = 16;
+const START: u32 = 8;
 /// How far above what the application can work on the level lies: the probe then lies just below.
 const HEADROOM: f64 = 1.25;
-/// A probe, as a part of the level.
-const PROBE: f64 = 0.77;
+/// A probe, as a part of the level. With the headroom it lies at seven eighths of what is useful: a
+/// level that is too high goes down by an eighth.
+const PROBE: f64 = 0.7;
 /// Completions to measure a level, a probe, and a probe while searching.
-const LEVEL_SAMPLES: u32 = 150;
+const LEVEL_SAMPLES: u32 = 180;
 const PROBE_SAMPLES: u32 = 40;
 const SEARCH_SAMPLES: u32 = 60;
 const WIDE_SAMPLES: u32 = 80;
@@ -41,8 +42,9 @@ const WIDE_SAMPLES: u32 = 80;
 /// is: standard deviations, as parts.
 const DRIFT: f64 = 0.03;
 const FIRST_DOUBT: f64 = 0.3;
-/// Two measurements in a row so many standard deviations off, to the same side: it has changed.
-const SURPRISE: f64 = 1.3;
+/// Measurements are off by so many standard deviations in all: it has changed. By chance this
+/// happens once in a hundred probes.
+const SURPRISE: f64 = 3.5;
 /// Mean times of a request that a change of the limit needs to show, and that are measured at least.
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
@@ -67,6 +69,9 @@ const OUTAGE: f64 = 0.5;
 /// that the application does not answer in time any more.
 const LOST: f64 = 0.5;
 const IN_VAIN: u32 = 3;
+/// A window is closed after so many seconds with such a part of what it needs.
+const PATIENCE: f64 = 1.0;
+const HASTE: f64 = 0.3;
 /// Requests over which service times are averaged.
 const SMOOTHING: f64 = 64.0;
 
@@ -106,12 +111,14 @@ pub(super) struct Auto {
     suspect: bool,
     /// How uncertain the level is: a variance, relative to it.
     doubt: f64,
-    /// By how many standard deviations the latest measurement was off.
-    surprise: f64,
+    /// By how many standard deviations measurements were off of late, each way, beyond what chance
+    /// explains (Page's cumulative sums).
+    rising: f64,
+    falling: f64,
     /// Mean service time, in seconds.
     service: f64,
-    /// Its variance.
-    variance: f64,
+    /// The squared coefficient of variation of service times within a lane.
+    variation: f64,
     /// The same for each lane.
     lanes: Vec<f64>,
     seen: AutoSnapshot,
@@ -145,10 +152,10 @@ enum Arm {
     Up,
 }
 
-/// The level for an application that can work on so many at once. Half a place more keeps the probe
-/// of a small level from being rounded to far below.
+/// The level for an application that can work on so many at once. The part of a place more keeps the
+/// probe of a small level from being rounded to far below.
 fn with_headroom(useful: f64) -> f64 {
-    HEADROOM * useful + 0.5
+    HEADROOM * useful + 0.75
 }
 
 // === impl Auto ===
@@ -177,9 +184,10 @@ impl Auto {
             pace: 0.0,
             suspect: false,
             doubt: FIRST_DOUBT.powi(2),
-            surprise: 0.0,
+            rising: 0.0,
+            falling: 0.0,
             service: 0.0,
-            variance: 0.0,
+            variation: 1.0,
             lanes: Vec::new(),
             seen: AutoSnapshot::default(),
         }
@@ -217,9 +225,7 @@ impl Auto {
             (self.spell_began, self.turned_away) = (sample.now, sample.turned_away);
             return self.enter(Arm::Level, sample.now);
         }
-        let needed = self.needed();
-        let long_enough = self.window.seconds() >= SPAN * self.service;
-        if self.window.ended() >= needed && long_enough {
+        if self.is_done() {
             self.conclude(sample.now);
         }
     }
@@ -230,8 +236,8 @@ impl Auto {
         self.arm != Arm::Up && self.window.saturation() < SATURATED
     }
 
-    /// How many must end before they say something: more where their times differ widely.
-    fn needed(&self) -> u32 {
+    /// Whether enough has ended to say something: more where times differ widely.
+    fn is_done(&self) -> bool {
         let samples = match (self.arm, self.search) {
             // Whoever is let go of a level that had proven itself is let go with care.
             (_, Some(_)) if self.probes == 0 => SEARCH_SAMPLES,
@@ -239,17 +245,13 @@ impl Auto {
             (Arm::Down | Arm::Up, _) => WIDE_SAMPLES,
             (Arm::Level, _) => LEVEL_SAMPLES,
         };
-        (f64::from(samples) * self.spread()) as u32
-    }
-
-    /// How much more the times of requests vary than those of a Poisson process.
-    fn spread(&self) -> f64 {
-        ((1.0 + self.variation()) / 2.0).clamp(0.5, 4.0)
-    }
-
-    /// The squared coefficient of variation of service times.
-    fn variation(&self) -> f64 {
-        self.variance / self.service.powi(2).max(f64::MIN_POSITIVE)
+        let (seconds, ended) = (self.window.seconds(), f64::from(self.window.ended()));
+        let spread = ((1.0 + self.variation) / 2.0).clamp(0.5, 4.0);
+        let needed = f64::from(samples) * spread;
+        let evidence = self.window.effective(&self.lanes).min(ended);
+        // What is slow is judged by less.
+        let late = seconds > PATIENCE && ended >= needed * HASTE;
+        seconds >= SPAN * self.service && (evidence >= needed || late)
     }
 
     fn conclude(&mut self, now: Time) {
@@ -293,23 +295,25 @@ impl Auto {
     /// Moves the level towards what was measured, as far as that is more certain than the level
     /// (a Kalman filter of one number).
     fn correct(&mut self, below: &Measured, level: &Measured) {
-        let noise = self.variation().clamp(0.2, 4.0) * (1.0 / below.ended + 1.0 / level.ended);
+        // What requests wait inside the application makes their times alike, and not throughput.
+        let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
+        let variation = (self.variation * stretch.powi(2)).clamp(0.5, 4.0);
+        let evidence = |window: &Measured| 1.0 / window.effective(&self.lanes).max(1.0);
+        let noise = variation * (evidence(below) + evidence(level));
         self.doubt += DRIFT.powi(2);
         let off = with_headroom(below.useful(level, &self.lanes)) / self.level - 1.0;
         let surprise = off / (self.doubt + noise).sqrt();
-        let changed = surprise.abs().min(self.surprise.abs()) > SURPRISE
-            && surprise.signum() == self.surprise.signum();
-        self.surprise = surprise;
-        if changed {
-            self.doubt += FIRST_DOUBT.powi(2);
-        }
+        self.rising = (self.rising + surprise - 0.5).max(0.0);
+        self.falling = (self.falling - surprise - 0.5).max(0.0);
         let gain = self.doubt / (self.doubt + noise);
         self.doubt *= 1.0 - gain;
         if off > 0.0 || self.spell >= PERSISTENT {
             self.move_to(self.level * (1.0 + gain * off));
         }
-        if changed && off > 0.0 && self.ceiling_for == 0 {
-            self.search = Some(Search::Up);
+        if self.rising > SURPRISE && self.ceiling_for == 0 {
+            (self.rising, self.search) = (0.0, Some(Search::Up));
+        } else if self.falling > SURPRISE {
+            (self.falling, self.search) = (0.0, Some(Search::Down));
         }
     }
 
@@ -344,7 +348,10 @@ impl Auto {
         }
         match (self.overloaded, self.can_go_down()) {
             // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
-            (false, _) => Arm::Level,
+            (false, _) => {
+                self.search = None;
+                if self.probes % 2 == 0 { Arm::Up } else { Arm::Level }
+            }
             (true, false) => Arm::Up,
             (true, true) => Arm::Down,
         }
@@ -384,7 +391,8 @@ impl Auto {
         let elasticity = level.elasticity(&above, &self.lanes);
         let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
         let search = self.search.take();
-        if let Some(elasticity) = elasticity.filter(|elasticity| *elasticity > 0.45) {
+        let crowds_out = level.crowds_out(&above);
+        if let Some(elasticity) = elasticity.filter(|part| *part > 0.45 && !crowds_out) {
             self.report(elasticity, &level);
             if elasticity < 0.8 {
                 self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
@@ -395,6 +403,9 @@ impl Auto {
                     return Arm::Up;
                 }
             }
+        } else if !filled && elasticity.is_none_or(|part| part > 0.3) && !crowds_out {
+            // All who came found a place.
+            self.move_to(with_headroom(above.in_flight).max(self.level));
         } else if search == Some(Search::Any) && overloaded {
             if !self.overloaded {
                 self.search = search;
@@ -426,7 +437,7 @@ impl Auto {
     /// The level is somewhere else than was thought.
     fn jump_to(&mut self, level: f64) {
         self.doubt = FIRST_DOUBT.powi(2);
-        self.surprise = 0.0;
+        (self.rising, self.falling) = (0.0, 0.0);
         self.move_to(level);
     }
 
@@ -491,12 +502,15 @@ impl Auto {
             self.lanes.resize(lane + 1, 0.0);
         }
         let mean = &mut self.lanes[lane];
-        *mean = if *mean == 0.0 { seconds } else { *mean + (seconds - *mean) / SMOOTHING };
+        if *mean == 0.0 {
+            *mean = seconds.max(1e-9);
+        }
+        let apart = seconds / *mean - 1.0;
+        *mean += *mean * apart / SMOOTHING;
+        self.variation += (apart * apart - self.variation) / SMOOTHING;
         if self.service == 0.0 {
             self.service = seconds;
         }
-        let apart = seconds - self.service;
-        self.service += apart / SMOOTHING;
-        self.variance += (apart * apart - self.variance) / SMOOTHING;
+        self.service += (seconds - self.service) / SMOOTHING;
     }
 }

@@ -83,6 +83,11 @@ impl Window {
         self.part(self.at_limit)
     }
 
+    /// How many answers count: where a few long ones are most of the work, only these do.
+    pub(super) fn effective(&self, weights: &[f64]) -> f64 {
+        effective(&self.answered, weights)
+    }
+
     pub(super) fn seconds(&self) -> f64 {
         self.began.map_or(0.0, |began| self.latest.since(began).as_secs_f64())
     }
@@ -115,6 +120,16 @@ impl Measured {
         (work / self.seconds).max(1e-12)
     }
 
+    /// How many answers count.
+    pub(super) fn effective(&self, weights: &[f64]) -> f64 {
+        effective(&self.answered, weights)
+    }
+
+    /// The time that one took, by Little's law.
+    pub(super) fn pace(&self) -> f64 {
+        self.in_flight * self.seconds / self.ended.max(1.0)
+    }
+
     /// The part of a rise of what is in flight, from here to `above`, that throughput followed;
     /// `None`: they are too close to each other to tell.
     pub(super) fn elasticity(&self, above: &Measured, weights: &[f64]) -> Option<f64> {
@@ -145,6 +160,16 @@ impl Measured {
         let others = above.answered.iter().filter(|lane| lane.count > 0).count() > 1;
         stretched && count > 0 && others
     }
+}
+
+/// The number of equal answers that would be as certain (Kish's effective sample size).
+fn effective(answered: &[Answers], weights: &[f64]) -> f64 {
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for (lane, weight) in answered.iter().zip(weights) {
+        sum += f64::from(lane.count) * weight;
+        squares += f64::from(lane.count) * weight.powi(2);
+    }
+    if squares > 0.0 { sum.powi(2) / squares } else { 0.0 }
 }
 
 // === impl Answers ===
