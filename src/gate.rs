@@ -106,6 +106,8 @@ pub struct Gate {
     rejected_class: [u64; Class::COUNT],
     draining: bool,
     paused: bool,
+    /// When the latest pause ended.
+    resumed: Time,
 }
 
 // === impl Gate ===
@@ -131,6 +133,7 @@ impl Gate {
             rejected_class: [0; Class::COUNT],
             draining: false,
             paused: false,
+            resumed: now,
         };
         gate.reconfigure(now, limits);
         gate
@@ -247,8 +250,8 @@ impl Gate {
         self.dispatch();
     }
 
-    /// From now on nothing is granted: who comes waits, within the bounds of the queue. For an
-    /// application that is known to be away.
+    /// From now on nothing is granted: who comes waits, within the bounds of the queue, which does
+    /// not stand meanwhile. For an application that is known to be away.
     pub fn pause(&mut self, now: Time) {
         self.advance(now);
         self.paused = true;
@@ -257,7 +260,9 @@ impl Gate {
     /// Ends a [`Gate::pause`]. Who waits goes on in order.
     pub fn resume(&mut self, now: Time) {
         self.advance(now);
-        self.paused = false;
+        if std::mem::take(&mut self.paused) {
+            self.resumed = self.now;
+        }
         self.dispatch();
     }
 

@@ -177,15 +177,15 @@ impl Band {
         self.retag(flow, actual, charged);
     }
 
-    /// Whether the queue has not been empty for so long.
-    pub(super) fn stands(&self, now: Time, after: Option<Duration>) -> bool {
-        after.is_some_and(|after| self.len > 0 && now.since(self.busy_since) >= after)
+    /// Since when the queue has not been empty; `None`: it is.
+    pub(super) fn busy_since(&self) -> Option<Time> {
+        (self.len > 0).then_some(self.busy_since)
     }
 
-    /// Whether the flow has not been empty for so long.
-    pub(super) fn flow_stands(&self, flow: u32, now: Time, after: Option<Duration>) -> bool {
+    /// Since when the flow has not been empty; `None`: it is.
+    pub(super) fn flow_busy_since(&self, flow: u32) -> Option<Time> {
         let here = &self.flows[flow as usize];
-        after.is_some_and(|after| here.queue.len > 0 && now.since(here.busy_since) >= after)
+        (here.queue.len > 0).then_some(here.busy_since)
     }
 
     /// Counts everything again, for the audit; calls `seen` with the first waiter of each flow.

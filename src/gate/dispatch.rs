@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Gate;
 use super::band::nanos;
-use super::lane::Standing;
+use super::lane::{Lane, Standing};
 use super::limits::{LaneKind, Order};
 use super::ready::classes;
 use super::time::Time;
@@ -144,9 +144,8 @@ impl Gate {
     /// How long somebody of this flow may wait while the queue stands; `None`: it does not.
     pub(super) fn allowance(&self, lane: u32, class: usize, flow: u32) -> Option<Duration> {
         let here = &self.lanes[lane as usize];
-        let after = here.limits.standing_after;
-        let band = here.waiting(class).filter(|band| band.stands(self.now, after))?;
-        let share = if band.flow_stands(flow, self.now, after) { 1 } else { PATIENCE };
+        let band = here.waiting(class).filter(|band| self.stands(here, band.busy_since()))?;
+        let share = if self.stands(here, band.flow_busy_since(flow)) { 1 } else { PATIENCE };
         Some(here.target() * share)
     }
 
@@ -241,10 +240,18 @@ impl Gate {
             Order::Fifo => false,
             Order::Lifo => true,
             Order::Adaptive => {
-                let after = here.limits.standing_after;
-                here.waiting(class).is_some_and(|band| band.stands(self.now, after))
+                here.waiting(class).is_some_and(|band| self.stands(here, band.busy_since()))
             }
         }
+    }
+
+    /// Whether a queue of this lane stands that has not been empty since then. A pause says nothing
+    /// about the load: time counts from its end.
+    fn stands(&self, here: &Lane, busy_since: Option<Time>) -> bool {
+        let (Some(since), Some(after)) = (busy_since, here.limits.standing_after) else {
+            return false;
+        };
+        !self.paused && self.now.since(since.max(self.resumed)) >= after
     }
 
     fn grant(&self, lane: u32, class: usize, shadow: bool, charge: Option<Charge>) -> Grant {
