@@ -189,7 +189,7 @@ impl Tracker {
     }
 
     /// I6 and I7: the highest class that can use the slot, unless a floor presses.
-    fn check_turn(&self, waiter: &Waiter, free: &[bool]) {
+    fn check_turn(&mut self, waiter: &Waiter, free: &[bool]) {
         let beside = self.admissible(free, LaneKind::Beside);
         let kind = self.lane(waiter.lane).kind;
         let mask = if beside == 0 { self.admissible(free, LaneKind::Budget) } else { beside };
@@ -202,12 +202,17 @@ impl Tracker {
         assert!(kind == LaneKind::Budget && period > 0, "I6: {mask:b} could use {waiter:?}");
         let pressing = floor.changed || floor.since + Class::COUNT as u64 >= period;
         assert!(pressing, "I6: no floor presses: {floor:?} {mask:b} {waiter:?}");
+        self.seen.by_floor += 1;
     }
 
     fn count_grant(&mut self, waiter: &Waiter, free: &[bool]) {
+        self.seen.granted += 1;
         if self.lane(waiter.lane).kind == LaneKind::Beside {
             return;
         }
+        let others = (0..free.len()).filter(|lane| *lane != waiter.lane && self.queued(*lane) > 0);
+        self.seen.reserved +=
+            u64::from(others.clone().count() > 0 && !others.clone().any(|lane| free[lane]));
         let mask = self.admissible(free, LaneKind::Budget);
         let period = u64::from(self.limits.floor_period);
         for (class, floor) in self.floors.iter_mut().enumerate() {
@@ -223,17 +228,19 @@ impl Tracker {
         }
     }
 
-    fn check_order(&self, waiter: &Waiter, swept: usize) {
+    fn check_order(&mut self, waiter: &Waiter, swept: usize) {
         let Waiter { lane, class, flow, .. } = *waiter;
         if !self.sure {
             return;
         }
-        let mut flow_waits = self.flow(lane, class, flow);
-        let first =
-            if self.newest_first(lane, class) { flow_waits.last() } else { flow_waits.next() };
-        assert_eq!(first.map(|w| w.id), Some(waiter.id), "the order within a flow");
+        let newest_first = self.newest_first(lane, class);
+        let same: Vec<_> = self.flow(lane, class, flow).map(|w| w.id).collect();
+        let first = if newest_first { same.last() } else { same.first() };
+        assert_eq!(first, Some(&waiter.id), "the order within a flow");
         let stale = self.is_stale(waiter, self.allowance(lane, class, flow));
         assert!(!stale || swept >= SWEEP, "granted beyond its allowance: {waiter:?}");
+        self.seen.newest_first += u64::from(newest_first && same.len() > 1);
+        self.seen.standing += u64::from(self.stands(lane, class));
     }
 
     // === arrivals ===
@@ -390,6 +397,8 @@ impl Tracker {
         let pays = if newest_first { same.first() } else { same.last() };
         assert_eq!(pays, Some(&victim.id));
         self.refused(event, RejectReason::Evicted);
+        self.seen.evicted_lower += u64::from(lower.is_some());
+        self.seen.evicted_own += u64::from(lower.is_none());
         true
     }
 

@@ -80,6 +80,61 @@ pub struct Tracker {
     pub floors: [Floor; Class::COUNT],
     /// `false`: something happened unseen, so that it is not known which queues stand.
     pub sure: bool,
+    /// How often something rare was seen.
+    pub seen: Seen,
+}
+
+/// What a walk must not miss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub rejected: [u64; RejectReason::ALL.len()],
+    pub shadow_rejected: [u64; RejectReason::ALL.len()],
+    pub granted: u64,
+    /// Grants to a class below one that could have used the slot.
+    pub by_floor: u64,
+    /// Grants to the newest of several.
+    pub newest_first: u64,
+    /// Grants from a reservation, while the others' part was used up.
+    pub reserved: u64,
+    /// Grants in a queue that stood.
+    pub standing: u64,
+    /// Evictions of a lower class, and within the own class.
+    pub evicted_lower: u64,
+    pub evicted_own: u64,
+}
+
+impl Seen {
+    pub fn add(&mut self, other: &Seen) {
+        let sum = |mine: &mut [u64; 6], more: &[u64; 6]| {
+            mine.iter_mut().zip(more).for_each(|(mine, more)| *mine += more);
+        };
+        sum(&mut self.rejected, &other.rejected);
+        sum(&mut self.shadow_rejected, &other.shadow_rejected);
+        self.granted += other.granted;
+        self.by_floor += other.by_floor;
+        self.newest_first += other.newest_first;
+        self.reserved += other.reserved;
+        self.standing += other.standing;
+        self.evicted_lower += other.evicted_lower;
+        self.evicted_own += other.evicted_own;
+    }
+
+    /// The least of all of them.
+    pub fn least(&self) -> u64 {
+        let of = |reason: RejectReason| self.shadow_rejected[reason as usize];
+        let shadow = [RejectReason::QueueFull, RejectReason::MaxWait, RejectReason::Deadline];
+        let others = [
+            self.granted,
+            self.by_floor,
+            self.newest_first,
+            self.reserved,
+            self.standing,
+            self.evicted_lower,
+            self.evicted_own,
+        ];
+        let all = others.into_iter().chain(self.rejected).chain(shadow.map(of));
+        all.min().unwrap_or(0)
+    }
 }
 
 // === impl Tracker ===
@@ -100,6 +155,7 @@ impl Tracker {
             busy: vec![[Busy::default(); Class::COUNT]; limits.lanes.len()],
             floors: [Floor::default(); Class::COUNT],
             sure: true,
+            seen: Seen::default(),
         }
     }
 

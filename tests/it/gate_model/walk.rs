@@ -10,7 +10,7 @@ use tidegate::gate::{
 };
 
 use super::follow::{Did, Newcomer, Saw};
-use super::tracker::{Event, FLOWS, Held, Tracker};
+use super::tracker::{Event, FLOWS, Held, Seen, Tracker};
 use crate::random::Random;
 
 /// More than that are not held at once: shadow lanes have no bound.
@@ -348,7 +348,7 @@ impl Walk {
     }
 
     /// Ends the walk: everybody is served or turned away, and nothing is held.
-    pub fn finish(mut self, by_draining: bool) -> u64 {
+    pub fn finish(mut self, by_draining: bool) -> (u64, Seen) {
         if by_draining {
             self.gate.drain(self.now);
             self.look(&Did::Drain);
@@ -369,6 +369,11 @@ impl Walk {
         }
         assert!(self.tickets.is_empty(), "I4: nobody waits where nothing is in flight");
         self.gate.assert_at_rest();
-        self.outputs.finish()
+        let mut seen = self.tracker.seen;
+        for lane in &self.tracker.lanes {
+            let (rejected, shadow_rejected) = (lane.rejected, lane.shadow_rejected);
+            seen.add(&Seen { rejected, shadow_rejected, ..Seen::default() });
+        }
+        (self.outputs.finish(), seen)
     }
 }
