@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use super::heap::Heap;
+use super::ready::Tags;
 use super::time::Time;
 use super::waiters::{List, NIL, Waiters};
 
@@ -24,8 +25,8 @@ const PROBES: usize = 8;
 pub(super) struct Band {
     /// Waiters.
     pub(super) len: u32,
-    /// Seconds of slots that this band has had, in nanoseconds; see `Ready`.
-    pub(super) tag: u64,
+    /// What this band has had among other lanes.
+    pub(super) tags: Tags,
     /// Since when it has not been empty.
     busy_since: Time,
     idle_since: Time,
@@ -58,7 +59,7 @@ impl Band {
     pub(super) fn new(now: Time) -> Band {
         Band {
             len: 0,
-            tag: 0,
+            tags: Tags::default(),
             busy_since: now,
             idle_since: now,
             flows: Vec::new(),

@@ -93,10 +93,10 @@ impl Gate {
 
     /// Corrects what was charged in advance.
     pub(super) fn settle(&mut self, grant: &Grant, held: Duration) {
-        let Some(Charge { flow, nanos: charged }) = grant.charge else { return };
+        let Some(charge) = grant.charge else { return };
         let (class, held) = (usize::from(grant.class), nanos(held));
-        self.lanes[grant.lane as usize].band(class).settle(flow, charged, held);
-        self.ready.settle(&mut self.lanes, grant.lane, class, (charged, held));
+        self.lanes[grant.lane as usize].band(class).settle(charge.flow, charge.nanos, held);
+        self.ready.settle(&mut self.lanes, grant.lane, class, (charge, held));
     }
 
     /// Moves the clock and turns away whose time is up: nobody is granted a slot after that.
@@ -214,14 +214,16 @@ impl Gate {
         if self.too_late(lane, self.waiters.get(index).deadline) {
             return self.refuse(index, RejectReason::Deadline);
         }
+        // Before it leaves: the last to wait takes its lane out of turn.
+        let standing = self.lanes[lane as usize].standing;
         self.leave_queue(index);
         let cost = nanos(self.lanes[lane as usize].returns.mean_hold()).max(1);
         self.lanes[lane as usize].band(class).charge(flow, cost);
-        self.ready.charge(&mut self.lanes, lane, class, cost);
+        self.ready.charge(&mut self.lanes, lane, class, (standing, cost));
         if self.lanes[lane as usize].limits.kind == LaneKind::Budget {
             self.floors.granted(class);
         }
-        let grant = self.admit(lane, class, Some(Charge { flow, nanos: cost }));
+        let grant = self.admit(lane, class, Some(Charge { flow, nanos: cost, standing }));
         self.resolve(index, State::Granted(grant));
         self.lanes[lane as usize].check();
     }
