@@ -151,6 +151,31 @@ fn a_debt_is_paid_off_while_nobody_waits() {
 }
 
 #[test]
+fn a_lane_pays_for_what_its_requests_really_took() {
+    let mut hand = Hand::new(&limits(1, &[LaneLimits::plain(100, Duration::from_secs(100)); 2]));
+    (0..2).for_each(|lane| hand.teach(lane, ms(10), 20));
+    hand.send("first", Arrival::at(1));
+    hand.send("dear", Arrival::at(0));
+    hand.send("waits", Arrival::at(0));
+    (0..5).for_each(|_| _ = hand.send("cheap", Arrival::at(1)));
+    hand.told();
+    hand.complete("first", ms(10));
+    assert_eq!(hand.told(), "dear goes");
+    hand.wait(ms(45));
+    hand.complete("dear", ms(45));
+    for _ in 0..4 {
+        assert_eq!(hand.told(), "cheap goes", "45 ms are worth four of 10 ms, and half of one");
+        hand.wait(ms(10));
+        hand.complete("cheap", ms(10));
+    }
+    assert_eq!(hand.told(), "cheap goes");
+    hand.wait(ms(10));
+    hand.complete("cheap", ms(10));
+    assert_eq!(hand.told(), "waits goes");
+    hand.end();
+}
+
+#[test]
 fn higher_classes_come_first_and_floors_keep_the_lowest_alive() {
     let source = |class| Source { class, ..Source::new(0, u64::from(class), 2_000, ms(10)) };
     let sources = [source(7), source(4), source(0)];
