@@ -48,6 +48,7 @@ macro_rules! invariant {
 mod audit;
 mod auto;
 mod band;
+mod clock;
 mod dispatch;
 mod enter;
 mod floors;
@@ -238,14 +239,16 @@ impl Gate {
                 Some(lane) => {
                     let unchanged = lane.limits.kind == lane_limits.kind;
                     invariant!(unchanged, "a lane stays inside the budget or beside it");
+                    lane.accrue(self.now);
                     lane.set_limits(*lane_limits);
                 }
                 None => self.lanes.push(Lane::new(*lane_limits, self.now)),
             }
-            self.ready.refile(&mut self.lanes, index as u32);
+            self.ready.refile(&mut self.lanes, index as u32, self.limit);
             self.let_through(index as u32);
         }
-        self.set_aside = self.lanes.iter().map(|lane| lane.limits.set_aside()).sum();
+        let set_aside = self.lanes.iter().map(|lane| lane.limits.set_aside());
+        self.set_aside = set_aside.fold(0, u32::saturating_add);
         self.shared_in_flight = self.lanes.iter().map(Lane::beyond_reservation).sum();
         self.dispatch();
     }

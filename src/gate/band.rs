@@ -4,12 +4,11 @@
 //! is the one that has had the least of the application, in seconds of slots: start-time fair
 //! queueing (Goyal, Vin, Cheng, SIGCOMM 1996). A flow that comes anew starts level with who is
 //! being served: idling earns no credit. A debt stays, and is paid off by time in which nobody
-//! waits.
+//! waits (see `Clock`, which lanes have as well).
 //!
 //! 256 flows are told apart at once; more than that share places, as hashed queues do.
 
-use std::time::Duration;
-
+use super::clock::Clock;
 use super::heap::Heap;
 use super::ready::Tags;
 use super::time::Time;
@@ -29,12 +28,10 @@ pub(super) struct Band {
     pub(super) tags: Tags,
     /// Since when it has not been empty.
     busy_since: Time,
-    idle_since: Time,
     flows: Vec<Flow>,
     /// Flows with waiters, by their tags.
     order: Heap<u64>,
-    /// The tag of the flow that was served last.
-    virtual_time: u64,
+    clock: Clock,
     /// Flows by the number of their waiters: the first of each list.
     lengths: Vec<u32>,
 }
@@ -61,10 +58,9 @@ impl Band {
             len: 0,
             tags: Tags::default(),
             busy_since: now,
-            idle_since: now,
             flows: Vec::new(),
             order: Heap::new(),
-            virtual_time: 0,
+            clock: Clock::new(now),
             lengths: Vec::new(),
         }
     }
@@ -79,7 +75,7 @@ impl Band {
         for step in 0..PROBES {
             let place = (home + step) % PLACES;
             let flow = &self.flows[place];
-            if flow.is_free(self.virtual_time) {
+            if flow.is_free(self.clock.now) {
                 free = free.or(Some(place));
             } else if flow.id == id {
                 return place as u32;
@@ -87,7 +83,7 @@ impl Band {
         }
         let place = free.unwrap_or(home);
         if free.is_some() {
-            self.flows[place] = Flow { id, tag: self.virtual_time, ..Flow::default() };
+            self.flows[place] = Flow { id, tag: self.clock.now, ..Flow::default() };
         }
         place as u32
     }
@@ -113,15 +109,14 @@ impl Band {
         slots: u32,
     ) {
         if self.len == 0 {
-            let idle = now.since(self.idle_since).saturating_mul(slots);
-            self.virtual_time = self.virtual_time.saturating_add(nanos(idle));
+            self.clock.rested(now, slots);
             self.busy_since = now;
         }
         self.len += 1;
         self.unlink_length(flow);
         let here = &mut self.flows[flow as usize];
         if here.queue.len == 0 {
-            here.tag = here.tag.max(self.virtual_time);
+            here.tag = here.tag.max(self.clock.now);
             here.busy_since = now;
             self.order.insert(flow, here.tag);
         }
@@ -139,7 +134,7 @@ impl Band {
         }
         self.len -= 1;
         if self.len == 0 {
-            self.idle_since = now;
+            self.clock.idle_since = now;
         }
         self.link_length(flow);
     }
@@ -165,7 +160,7 @@ impl Band {
     /// A slot goes to a flow that has waiters; it is charged what that will probably cost.
     pub(super) fn charge(&mut self, flow: u32, cost: u64) {
         let here = &mut self.flows[flow as usize];
-        self.virtual_time = self.virtual_time.max(here.tag);
+        self.clock.serve(here.tag);
         here.in_flight += 1;
         self.retag(flow, cost, 0);
     }
@@ -207,6 +202,7 @@ impl Band {
     fn retag(&mut self, flow: u32, more: u64, less: u64) {
         let here = &mut self.flows[flow as usize];
         here.tag = here.tag.saturating_add(more).saturating_sub(less);
+        self.clock.note(here.tag);
         if here.queue.len > 0 {
             self.order.change(flow, here.tag);
         }
@@ -246,17 +242,12 @@ impl Band {
     }
 }
 
-/// A time as nanoseconds of slots.
-pub(super) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 // === impl Flow ===
 
 impl Flow {
     /// Whether nothing is known of it that another flow would have to know.
-    fn is_free(&self, virtual_time: u64) -> bool {
-        self.queue.len == 0 && self.in_flight == 0 && self.tag <= virtual_time
+    fn is_free(&self, level: u64) -> bool {
+        self.queue.len == 0 && self.in_flight == 0 && self.tag <= level
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Gate;
-use super::band::nanos;
+use super::clock::nanos;
 use super::lane::{Lane, Standing};
 use super::limits::{LaneKind, Order};
 use super::ready::classes;
@@ -56,7 +56,7 @@ impl Gate {
             self.in_flight += 1;
             invariant!(self.in_flight <= self.limit, "I1: the budget is never exceeded");
         }
-        self.ready.refile(&mut self.lanes, lane);
+        self.ready.refile(&mut self.lanes, lane, self.limit);
         self.grant(lane, class, false, charge)
     }
 
@@ -88,7 +88,7 @@ impl Gate {
             self.shared_in_flight -= before - here.beyond_reservation();
             self.in_flight -= 1;
         }
-        self.ready.refile(&mut self.lanes, grant.lane);
+        self.ready.refile(&mut self.lanes, grant.lane, self.limit);
     }
 
     /// Corrects what was charged in advance.
@@ -138,7 +138,7 @@ impl Gate {
             self.floors.left(class);
         }
         self.deadlines.remove(index);
-        self.ready.sync(&mut self.lanes, lane, class);
+        self.ready.sync(&mut self.lanes, lane, class, self.limit);
     }
 
     /// How long somebody of this flow may wait while the queue stands; `None`: it does not.

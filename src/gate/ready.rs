@@ -6,9 +6,11 @@
 //! of a reservation, or beside the budget, are no part of what lanes share. A thousand idle routes
 //! cost nothing.
 
+use super::clock::Clock;
 use super::heap::Heap;
 use super::lane::{Lane, Standing};
 use super::limits::Class;
+use super::time::Time;
 use super::types::Charge;
 
 /// The lanes of one [`Standing`], for each class.
@@ -17,8 +19,7 @@ struct Pool {
     /// Classes with a lane in here.
     mask: u8,
     lanes: [Heap<u64>; Class::COUNT],
-    /// For each class the tag of the lane that was served last.
-    virtual_time: [u64; Class::COUNT],
+    clocks: [Clock; Class::COUNT],
 }
 
 /// One pool for each [`Standing`] but `Out`.
@@ -54,8 +55,9 @@ impl Ready {
         self.pool(standing)?.lanes[class].first().map(|(_, lane)| lane)
     }
 
-    /// Puts a lane into the pool where it belongs now.
-    pub(super) fn refile(&mut self, lanes: &mut [Lane], lane: u32) {
+    /// Puts a lane into the pool where it belongs now. So many `slots` pay debts off while nobody
+    /// waits.
+    pub(super) fn refile(&mut self, lanes: &mut [Lane], lane: u32, slots: u32) {
         let here = &mut lanes[lane as usize];
         let (stood, stands) = (here.standing, here.belongs());
         if stood == stands {
@@ -66,24 +68,24 @@ impl Ready {
         for class in classes(mask) {
             // Somebody who only now began to wait, or no longer does, is filed by `sync`.
             if self.pool(stood).is_some_and(|pool| pool.lanes[class].contains(lane)) {
-                self.take_out(stood, class, lane);
+                self.take_out(stood, class, lane, here.accrued());
             }
-            self.put_in(stands, class, lane, here);
+            self.put_in(stands, class, here, (lane, slots));
         }
     }
 
     /// Files one class of a lane after its queue has become empty, or has no longer been.
-    pub(super) fn sync(&mut self, lanes: &mut [Lane], lane: u32, class: usize) {
+    pub(super) fn sync(&mut self, lanes: &mut [Lane], lane: u32, class: usize, slots: u32) {
         let here = &mut lanes[lane as usize];
         let standing = here.standing;
         let waits = here.waiting_classes() & (1 << class) != 0;
         let filed = self.pool(standing).is_some_and(|pool| pool.lanes[class].contains(lane));
         match (waits, filed) {
-            (true, false) => self.put_in(standing, class, lane, here),
-            (false, true) => self.take_out(standing, class, lane),
+            (true, false) => self.put_in(standing, class, here, (lane, slots)),
+            (false, true) => self.take_out(standing, class, lane, here.accrued()),
             _ => {}
         }
-        self.refile(lanes, lane);
+        self.refile(lanes, lane, slots);
     }
 
     /// A lane that has its turn in a pool is charged what the slot will probably cost.
@@ -97,7 +99,7 @@ impl Ready {
         let here = &mut lanes[lane as usize];
         let tag = here.band(class).tags.of(standing);
         if let Some(pool) = self.pool_mut(standing) {
-            pool.virtual_time[class] = pool.virtual_time[class].max(tag);
+            pool.clocks[class].serve(tag);
         }
         self.retag(here, lane, class, standing, |tag| tag.saturating_add(cost));
     }
@@ -126,27 +128,39 @@ impl Ready {
         let tags = &mut here.band(class).tags;
         let tag = change(tags.of(standing));
         tags.set(standing, tag);
-        if let Some(pool) = self.pool_mut(standing)
-            && pool.lanes[class].contains(lane)
-        {
-            pool.lanes[class].change(lane, tag);
+        if let Some(pool) = self.pool_mut(standing) {
+            pool.clocks[class].note(tag);
+            if pool.lanes[class].contains(lane) {
+                pool.lanes[class].change(lane, tag);
+            }
         }
     }
 
-    fn put_in(&mut self, standing: Standing, class: usize, lane: u32, here: &mut Lane) {
+    fn put_in(
+        &mut self,
+        standing: Standing,
+        class: usize,
+        here: &mut Lane,
+        (lane, slots): (u32, u32),
+    ) {
+        let now = here.accrued();
         let Some(pool) = self.pool_mut(standing) else { return };
+        if pool.mask & (1 << class) == 0 {
+            pool.clocks[class].rested(now, slots);
+        }
         let tags = &mut here.band(class).tags;
-        let tag = tags.of(standing).max(pool.virtual_time[class]);
+        let tag = tags.of(standing).max(pool.clocks[class].now);
         tags.set(standing, tag);
         pool.lanes[class].insert(lane, tag);
         pool.mask |= 1 << class;
     }
 
-    fn take_out(&mut self, standing: Standing, class: usize, lane: u32) {
+    fn take_out(&mut self, standing: Standing, class: usize, lane: u32, now: Time) {
         let Some(pool) = self.pool_mut(standing) else { return };
         pool.lanes[class].remove(lane);
         if pool.lanes[class].len() == 0 {
             pool.mask &= !(1 << class);
+            pool.clocks[class].idle_since = now;
         }
     }
 
@@ -197,7 +211,7 @@ impl Tags {
 impl Pool {
     fn new() -> Pool {
         let lanes = [const { Heap::new() }; Class::COUNT];
-        Pool { mask: 0, lanes, virtual_time: [0; Class::COUNT] }
+        Pool { mask: 0, lanes, clocks: [Clock::new(Time::ZERO); Class::COUNT] }
     }
 }
 

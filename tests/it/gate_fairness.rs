@@ -138,8 +138,8 @@ fn a_debt_is_paid_off_while_nobody_waits() {
     hand.told();
     hand.complete("dear", ms(10_000));
     assert_eq!(hand.told(), "b goes");
+    hand.abandon("a");
     hand.complete("b", ms(10));
-    hand.complete("a", ms(10));
     hand.wait(ms(20_000));
     hand.send("holds", from(3, 9));
     hand.send("c", from(3, 1));
@@ -172,6 +172,68 @@ fn a_lane_pays_for_what_its_requests_really_took() {
     hand.wait(ms(10));
     hand.complete("cheap", ms(10));
     assert_eq!(hand.told(), "waits goes");
+    hand.end();
+}
+
+#[test]
+fn a_lane_has_paid_off_its_debt_after_a_time_in_which_nobody_waits() {
+    let mut hand = Hand::new(&limits(2, &[LaneLimits::plain(100, Duration::from_secs(1_000)); 2]));
+    (0..2).for_each(|lane| hand.teach(lane, ms(10), 20));
+    for name in ["x", "y"] {
+        hand.send(name, Arrival::at(1));
+    }
+    hand.send("dear", Arrival::at(0));
+    hand.complete("x", ms(10));
+    hand.complete("y", ms(10));
+    hand.wait(ms(100_000));
+    hand.complete("dear", ms(100_000));
+    hand.wait(ms(60_000));
+    for name in ["x", "y"] {
+        hand.send(name, Arrival::at(1));
+    }
+    hand.send("waits", Arrival::at(0));
+    (0..5).for_each(|_| _ = hand.send("cheap", Arrival::at(1)));
+    hand.told();
+    hand.complete("x", ms(10));
+    assert_eq!(hand.told(), "waits goes", "100 s were paid off by 60 s of two slots");
+    hand.end();
+}
+
+#[test]
+fn a_long_rest_is_no_reason_to_be_unfair() {
+    // Seconds of slots are counted in nanoseconds: a million of them for ten hours are 2^64.
+    let lane = LaneLimits { max_in_flight: Some(1), ..LaneLimits::plain(100, 100 * SECOND) };
+    let mut hand = Hand::new(&limits(1_000_000, &[lane]));
+    hand.teach(0, ms(10), 20);
+    for _ in 0..3 {
+        hand.send("x", from(3, 9));
+        hand.send("y", from(3, 9));
+        hand.complete("x", ms(10));
+        hand.complete("y", ms(10));
+        hand.wait(10 * 3_600 * SECOND);
+    }
+    hand.send("first", from(3, 9));
+    (0..3).for_each(|_| _ = hand.send("a", from(3, 1)));
+    (0..3).for_each(|_| _ = hand.send("b", from(3, 2)));
+    hand.told();
+    let mut done = "first";
+    for next in ["a", "b", "a", "b", "a", "b"] {
+        hand.wait(ms(10));
+        hand.complete(done, ms(10));
+        assert_eq!(hand.told(), format!("{next} goes"));
+        done = next;
+    }
+    hand.end();
+}
+
+#[test]
+fn reservations_beyond_all_bounds_are_no_overflow() {
+    let lane = LaneLimits { reserved: u32::MAX, ..plain() };
+    let mut hand = Hand::new(&limits(2, &[lane; 3]));
+    for lane in 0..3 {
+        hand.send("a", Arrival::at(lane));
+    }
+    assert_eq!(hand.told(), "a goes, a goes");
     hand.end();
 }
 
