@@ -1,9 +1,10 @@
 //! The gate against a naive model: random walks in which every answer and every count must agree.
 //!
 //! `walk` does things to a gate, `tracker` keeps who waits and who has a slot in plain lists, and
-//! `follow` says what each operation must have done. Only the choice between lanes and between
+//! `follow` and `arrivals` say what each operation must have done. Only the choice between lanes and between
 //! flows is left to the gate: `gate_fairness` looks at that.
 
+mod arrivals;
 mod follow;
 mod tracker;
 mod walk;

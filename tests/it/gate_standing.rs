@@ -1,8 +1,13 @@
 //! How long anybody waits: bursts and standing queues, deadlines, pauses, shadow, changes in place.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
-use tidegate::gate::{Arrival, Budget, Gate, LaneLimits, Order, RejectReason, Time};
+use tidegate::gate::{
+    Arrival, Budget, Claim, Gate, LaneLimits, Order, Outcome, RejectReason, Time, Verdict,
+};
 
 use crate::gate_world::{Hand, Source, World, at, class, limits, ms};
 
@@ -80,6 +85,45 @@ fn a_flow_that_comes_and_goes_waits_its_turn_in_a_standing_queue() {
     world.run(at(13_000));
     let fates = world.end();
     assert_eq!(fates[1].lost(), 0, "it is not what makes the queue stand");
+}
+
+#[test]
+fn whoever_waits_is_woken_once_it_is_decided() {
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Count>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let mut gate = Gate::new(Time::ZERO, &limits(1, &[LaneLimits::plain(9, SECOND)]));
+    let Verdict::Admitted(slot) = gate.arrive(at(0), Arrival::at(0)) else { panic!("a slot") };
+    let counts = [(); 2].map(|()| Arc::new(Count(AtomicUsize::new(0))));
+    let tickets = counts.each_ref().map(|count| {
+        let Verdict::Queued(ticket, _) = gate.arrive(at(0), Arrival::at(0)) else {
+            panic!("waits")
+        };
+        // Who is polled again brings the waker that counts.
+        let Claim::Waiting(ticket) = gate.claim(ticket, Waker::noop()) else { panic!("waits") };
+        let waker = Waker::from(Arc::clone(count));
+        let Claim::Waiting(ticket) = gate.claim(ticket, &waker) else { panic!("waits") };
+        ticket
+    });
+    assert!(gate.poll_action().is_none());
+    gate.complete(at(1), slot, Outcome::Unknown);
+    gate.expire(at(5_000));
+    let woken = tickets.map(|ticket| {
+        let action = gate.poll_action().expect("both are decided");
+        assert_eq!(action.ticket, ticket.id());
+        action.waker.expect("whoever claimed left a waker").wake();
+        gate.claim(ticket, Waker::noop())
+    });
+    assert!(counts.iter().all(|count| count.0.load(Ordering::Relaxed) == 1));
+    let [Claim::Granted(slot, waited), Claim::Rejected(why, _)] = woken else {
+        panic!("one slot: {woken:?}")
+    };
+    assert_eq!((waited, why.reason), (ms(1), RejectReason::MaxWait));
+    gate.complete(at(5_000), slot, Outcome::Unknown);
+    gate.assert_at_rest();
 }
 
 // === deadlines ===

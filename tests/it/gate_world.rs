@@ -122,6 +122,8 @@ impl World {
             if let Some(due) = due {
                 self.now = self.now.max(due);
                 self.gate.expire(due);
+                let next = self.gate.next_deadline();
+                assert!(next.is_none_or(|next| next > due), "whose time is up is turned away");
                 self.act();
                 continue;
             }

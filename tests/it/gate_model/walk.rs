@@ -9,7 +9,8 @@ use tidegate::gate::{
     Order, Outcome, Slot, Ticket, Time, Verdict,
 };
 
-use super::follow::{Did, Newcomer, Saw};
+use super::arrivals::Newcomer;
+use super::follow::{Did, Saw};
 use super::tracker::{Event, FLOWS, Held, Seen, Tracker};
 use crate::random::Random;
 
