@@ -199,6 +199,11 @@ impl Band {
         invariant!(longest as usize == self.lengths.len(), "the longest flow is known");
     }
 
+    /// Slots that were charged to flows and have not come back, for the audit.
+    pub(super) fn charged(&self) -> u32 {
+        self.flows.iter().map(|flow| flow.in_flight).sum()
+    }
+
     fn retag(&mut self, flow: u32, more: u64, less: u64) {
         let here = &mut self.flows[flow as usize];
         here.tag = here.tag.saturating_add(more).saturating_sub(less);
