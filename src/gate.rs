@@ -4,8 +4,8 @@
 //! argument, and what the outside must do is said by [`Gate::poll_action`]. The same code therefore
 //! runs in the proxy (behind `admission`) and in every property test.
 //!
-//! One gate stands before one upstream. Its **budget** is shared by **lanes**, one for each route; a
-//! lane may have a cap of its own, may have part of the budget reserved, or may stand beside the
+//! One gate stands before one upstream. Its **budget** is shared by **lanes**, one for each route;
+//! a lane may have a cap of its own, may have part of the budget reserved, or may stand beside the
 //! budget with a bound of its own (streams, exempt routes). Each lane has a bounded queue. The next
 //! slot goes to the highest **class** that can use it (lower ones have floors), within it to the
 //! lane and within that to the **flow** that has had the least of the application, within that to

@@ -1,8 +1,8 @@
 //! The gate against a naive model: random walks in which every answer and every count must agree.
 //!
 //! `walk` does things to a gate, `tracker` keeps who waits and who has a slot in plain lists, and
-//! `follow` and `arrivals` say what each operation must have done. Only the choice between lanes and between
-//! flows is left to the gate: `gate_fairness` looks at that.
+//! `follow` and `arrivals` say what each operation must have done. Only the choice between lanes
+//! and between flows is left to the gate: `gate_fairness` looks at that.
 
 mod arrivals;
 mod follow;
