@@ -4,8 +4,8 @@
 //! argument, and what the outside must do is said by [`Gate::poll_action`]. The same code therefore
 //! runs in the proxy (behind `admission`) and in every property test.
 //!
-//! One gate stands before one upstream. Its **budget** is shared by **lanes**, one for each route; a
-//! lane may have a cap of its own, may have part of the budget reserved, or may stand beside the
+//! One gate stands before one upstream. Its **budget** is shared by **lanes**, one for each route;
+//! a lane may have a cap of its own, may have part of the budget reserved, or may stand beside the
 //! budget with a bound of its own (streams, exempt routes). Each lane has a bounded queue. The next
 //! slot goes to the highest **class** that can use it (lower ones have floors), within it to the
 //! lane and within that to the **flow** that has had the least of the application, within that to
@@ -48,6 +48,7 @@ macro_rules! invariant {
 mod audit;
 mod auto;
 mod band;
+mod clock;
 mod dispatch;
 mod enter;
 mod floors;
@@ -108,6 +109,8 @@ pub struct Gate {
     turned_away: u64,
     draining: bool,
     paused: bool,
+    /// When the latest pause ended.
+    resumed: Time,
 }
 
 // === impl Gate ===
@@ -134,6 +137,7 @@ impl Gate {
             turned_away: 0,
             draining: false,
             paused: false,
+            resumed: now,
         };
         gate.reconfigure(now, limits);
         gate
@@ -200,8 +204,12 @@ impl Gate {
         let (state, lane) = (self.waiters.get(index).state, self.waiters.get(index).lane);
         let abandoned = match state {
             State::Waiting => {
+                let class = usize::from(self.waiters.get(index).class);
                 self.leave_queue(index);
-                self.lanes[lane as usize].count_abandoned();
+                let here = &mut self.lanes[lane as usize];
+                here.count_abandoned();
+                // A queue in which clients lose patience fails them, even before `max_wait`.
+                here.band(class).note_failure();
                 Abandoned::Left
             }
             State::Granted(grant) => Abandoned::WasGranted(Slot::new(grant)),
@@ -238,20 +246,22 @@ impl Gate {
                 Some(lane) => {
                     let unchanged = lane.limits.kind == lane_limits.kind;
                     invariant!(unchanged, "a lane stays inside the budget or beside it");
+                    lane.accrue(self.now);
                     lane.set_limits(*lane_limits);
                 }
                 None => self.lanes.push(Lane::new(*lane_limits, self.now)),
             }
-            self.ready.refile(&mut self.lanes, index as u32);
+            self.ready.refile(&mut self.lanes, index as u32, self.limit);
             self.let_through(index as u32);
         }
-        self.set_aside = self.lanes.iter().map(|lane| lane.limits.set_aside()).sum();
+        let set_aside = self.lanes.iter().map(|lane| lane.limits.set_aside());
+        self.set_aside = set_aside.fold(0, u32::saturating_add);
         self.shared_in_flight = self.lanes.iter().map(Lane::beyond_reservation).sum();
         self.dispatch();
     }
 
-    /// From now on nothing is granted: who comes waits, within the bounds of the queue. For an
-    /// application that is known to be away.
+    /// From now on nothing is granted: who comes waits, within the bounds of the queue, which does
+    /// not stand meanwhile. For an application that is known to be away.
     pub fn pause(&mut self, now: Time) {
         self.advance(now);
         self.paused = true;
@@ -260,7 +270,9 @@ impl Gate {
     /// Ends a [`Gate::pause`]. Who waits goes on in order.
     pub fn resume(&mut self, now: Time) {
         self.advance(now);
-        self.paused = false;
+        if std::mem::take(&mut self.paused) {
+            self.resumed = self.now;
+        }
         self.dispatch();
     }
 

@@ -65,6 +65,8 @@ impl Gate {
             let ready = waits && lane.standing != Standing::Out;
             invariant!(filed == ready, "who waits and could use a slot has a turn");
         }
+        let charged: u32 = lane.bands().map(|(_, band)| band.charged()).sum();
+        invariant!(charged <= lane.in_flight, "what was charged is in use, and else was settled");
         invariant!(counted.iter().sum::<u32>() == lane.queued, "a lane counts its waiters");
         counted
     }

@@ -4,14 +4,15 @@
 //! is the one that has had the least of the application, in seconds of slots: start-time fair
 //! queueing (Goyal, Vin, Cheng, SIGCOMM 1996). A flow that comes anew starts level with who is
 //! being served: idling earns no credit. A debt stays, and is paid off by time in which nobody
-//! waits. Flows that are ahead by a few requests only are not held back: among them, who came first
-//! is next. Else the second request of each client would wait until a whole burst has passed.
+//! waits (see `Clock`, which lanes have as well). Flows that are ahead by a few requests only are not
+//! held back: among them, who came first is next. Else the second request of each client would wait
+//! until a whole burst has passed.
 //!
 //! 256 flows are told apart at once; more than that share places, as hashed queues do.
 
-use std::time::Duration;
-
+use super::clock::Clock;
 use super::heap::Heap;
+use super::ready::Tags;
 use super::time::Time;
 use super::waiters::{List, NIL, Waiters};
 
@@ -25,18 +26,16 @@ const PROBES: usize = 8;
 pub(super) struct Band {
     /// Waiters.
     pub(super) len: u32,
-    /// Seconds of slots that this band has had, in nanoseconds; see `Ready`.
-    pub(super) tag: u64,
+    /// What this band has had among other lanes.
+    pub(super) tags: Tags,
     /// Since when it has not been empty.
     busy_since: Time,
     /// Somebody has waited in vain, or found no place, since then.
     failed: bool,
-    idle_since: Time,
     flows: Vec<Flow>,
     /// Flows with waiters, by how far they are ahead, then by who came first.
     order: Heap<(u64, Time)>,
-    /// The tag from which on the flow that was served last was behind.
-    virtual_time: u64,
+    clock: Clock,
     /// By so much a flow may be ahead before it is held back.
     slack: u64,
     /// Flows by the number of their waiters: the first of each list.
@@ -65,13 +64,12 @@ impl Band {
     pub(super) fn new(now: Time) -> Band {
         Band {
             len: 0,
-            tag: 0,
+            tags: Tags::default(),
             busy_since: now,
             failed: false,
-            idle_since: now,
             flows: Vec::new(),
             order: Heap::new(),
-            virtual_time: 0,
+            clock: Clock::new(now),
             slack: 0,
             lengths: Vec::new(),
         }
@@ -87,7 +85,7 @@ impl Band {
         for step in 0..PROBES {
             let place = (home + step) % PLACES;
             let flow = &self.flows[place];
-            if flow.is_free(self.virtual_time) {
+            if flow.is_free(self.clock.now) {
                 free = free.or(Some(place));
             } else if flow.id == id {
                 return place as u32;
@@ -95,7 +93,7 @@ impl Band {
         }
         let place = free.unwrap_or(home);
         if free.is_some() {
-            self.flows[place] = Flow { id, tag: self.virtual_time, ..Flow::default() };
+            self.flows[place] = Flow { id, tag: self.clock.now, ..Flow::default() };
         }
         place as u32
     }
@@ -115,8 +113,7 @@ impl Band {
     pub(super) fn prepare(&mut self, now: Time, slack: u64, slots: u32) {
         self.slack = slack;
         if self.len == 0 {
-            let idle = now.since(self.idle_since).saturating_mul(slots);
-            self.virtual_time = self.virtual_time.saturating_add(nanos(idle));
+            self.clock.rested(now, slots);
             (self.busy_since, self.failed) = (now, false);
         }
     }
@@ -128,7 +125,7 @@ impl Band {
         let here = &mut self.flows[flow as usize];
         waiters.push_back(&mut here.queue, index);
         if here.queue.len == 1 {
-            here.tag = here.tag.max(self.virtual_time);
+            here.tag = here.tag.max(self.clock.now);
             (here.busy_since, here.oldest) = (now, now);
             self.order.insert(flow, self.key(flow));
         }
@@ -149,7 +146,7 @@ impl Band {
         }
         self.len -= 1;
         if self.len == 0 {
-            self.idle_since = now;
+            self.clock.idle_since = now;
         }
         self.link_length(flow);
     }
@@ -175,7 +172,7 @@ impl Band {
     /// A slot goes to a flow that has waiters; it is charged what that will probably cost.
     pub(super) fn charge(&mut self, flow: u32, cost: u64) {
         let here = &mut self.flows[flow as usize];
-        self.virtual_time = self.virtual_time.max(here.tag.saturating_sub(self.slack));
+        self.clock.serve(here.tag.saturating_sub(self.slack));
         here.in_flight += 1;
         self.retag(flow, cost, 0);
     }
@@ -193,17 +190,16 @@ impl Band {
         self.failed = true;
     }
 
-    /// Whether the queue has not been empty for so long, and has failed somebody since: a queue may
-    /// be long busy without being overloaded, above all where a request takes long.
-    pub(super) fn stands(&self, now: Time, after: Option<Duration>) -> bool {
-        after
-            .is_some_and(|after| self.failed && self.len > 0 && now.since(self.busy_since) >= after)
+    /// Since when the queue has not been empty, if it has failed somebody since: a queue may be long
+    /// busy without being overloaded, above all where a request takes long.
+    pub(super) fn failing_since(&self) -> Option<Time> {
+        (self.len > 0 && self.failed).then_some(self.busy_since)
     }
 
-    /// Whether the flow has not been empty for so long.
-    pub(super) fn flow_stands(&self, flow: u32, now: Time, after: Option<Duration>) -> bool {
+    /// Since when the flow has not been empty; `None`: it is.
+    pub(super) fn flow_busy_since(&self, flow: u32) -> Option<Time> {
         let here = &self.flows[flow as usize];
-        after.is_some_and(|after| here.queue.len > 0 && now.since(here.busy_since) >= after)
+        (here.queue.len > 0).then_some(here.busy_since)
     }
 
     /// Counts everything again, for the audit; calls `seen` with the first waiter of each flow.
@@ -221,9 +217,15 @@ impl Band {
         invariant!(longest as usize == self.lengths.len(), "the longest flow is known");
     }
 
+    /// Slots that were charged to flows and have not come back, for the audit.
+    pub(super) fn charged(&self) -> u32 {
+        self.flows.iter().map(|flow| flow.in_flight).sum()
+    }
+
     fn retag(&mut self, flow: u32, more: u64, less: u64) {
         let here = &mut self.flows[flow as usize];
         here.tag = here.tag.saturating_add(more).saturating_sub(less);
+        self.clock.note(here.tag);
         if here.queue.len > 0 {
             self.order.change(flow, self.key(flow));
         }
@@ -232,7 +234,7 @@ impl Band {
     /// When it is the turn of a flow.
     fn key(&self, flow: u32) -> (u64, Time) {
         let here = &self.flows[flow as usize];
-        (here.tag.saturating_sub(self.slack).max(self.virtual_time), here.oldest)
+        (here.tag.saturating_sub(self.slack).max(self.clock.now), here.oldest)
     }
 
     /// Takes a flow out of the list of its length.
@@ -269,17 +271,12 @@ impl Band {
     }
 }
 
-/// A time as nanoseconds of slots.
-pub(super) fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 // === impl Flow ===
 
 impl Flow {
     /// Whether nothing is known of it that another flow would have to know.
-    fn is_free(&self, virtual_time: u64) -> bool {
-        self.queue.len == 0 && self.in_flight == 0 && self.tag <= virtual_time
+    fn is_free(&self, level: u64) -> bool {
+        self.queue.len == 0 && self.in_flight == 0 && self.tag <= level
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Gate;
-use super::band::nanos;
-use super::lane::Standing;
+use super::clock::nanos;
+use super::lane::{Lane, Standing};
 use super::limits::{LaneKind, Order};
 use super::ready::classes;
 use super::time::Time;
@@ -58,7 +58,7 @@ impl Gate {
             self.in_flight += 1;
             invariant!(self.in_flight <= self.limit, "I1: the budget is never exceeded");
         }
-        self.ready.refile(&mut self.lanes, lane);
+        self.ready.refile(&mut self.lanes, lane, self.limit);
         self.grant(lane, class, false, charge)
     }
 
@@ -90,15 +90,15 @@ impl Gate {
             self.shared_in_flight -= before - here.beyond_reservation();
             self.in_flight -= 1;
         }
-        self.ready.refile(&mut self.lanes, grant.lane);
+        self.ready.refile(&mut self.lanes, grant.lane, self.limit);
     }
 
     /// Corrects what was charged in advance.
     pub(super) fn settle(&mut self, grant: &Grant, held: Duration) {
-        let Some(Charge { flow, nanos: charged }) = grant.charge else { return };
+        let Some(charge) = grant.charge else { return };
         let (class, held) = (usize::from(grant.class), nanos(held));
-        self.lanes[grant.lane as usize].band(class).settle(flow, charged, held);
-        self.ready.settle(&mut self.lanes, grant.lane, class, (charged, held));
+        self.lanes[grant.lane as usize].band(class).settle(charge.flow, charge.nanos, held);
+        self.ready.settle(&mut self.lanes, grant.lane, class, (charge, held));
     }
 
     /// Moves the clock and turns away whose time is up: nobody is granted a slot after that.
@@ -142,16 +142,15 @@ impl Gate {
             self.floors.left(class);
         }
         self.deadlines.remove(index);
-        self.ready.sync(&mut self.lanes, lane, class);
+        self.ready.sync(&mut self.lanes, lane, class, self.limit);
     }
 
     /// How long somebody of this flow may wait while the queue stands; `None`: it does not.
     pub(super) fn allowance(&self, lane: u32, class: usize, flow: u32) -> Option<Duration> {
         let here = &self.lanes[lane as usize];
-        let after = here.limits.standing_after;
-        let band = here.waiting(class).filter(|band| band.stands(self.now, after))?;
+        let band = here.waiting(class).filter(|band| self.stands(here, band.failing_since()))?;
         let target = here.target();
-        if !band.flow_stands(flow, self.now, after) {
+        if !self.stands(here, band.flow_busy_since(flow)) {
             return Some(target * PATIENCE);
         }
         // Flows take turns: nobody can be served faster than the turn comes round.
@@ -224,14 +223,16 @@ impl Gate {
         if self.too_late(lane, self.waiters.get(index).deadline) {
             return self.refuse(index, RejectReason::Deadline);
         }
+        // Before it leaves: the last to wait takes its lane out of turn.
+        let standing = self.lanes[lane as usize].standing;
         self.leave_queue(index);
         let cost = nanos(self.lanes[lane as usize].returns.mean_hold()).max(1);
         self.lanes[lane as usize].band(class).charge(flow, cost);
-        self.ready.charge(&mut self.lanes, lane, class, cost);
+        self.ready.charge(&mut self.lanes, lane, class, (standing, cost));
         if self.lanes[lane as usize].limits.kind == LaneKind::Budget {
             self.floors.granted(class);
         }
-        let grant = self.admit(lane, class, Some(Charge { flow, nanos: cost }));
+        let grant = self.admit(lane, class, Some(Charge { flow, nanos: cost, standing }));
         self.resolve(index, State::Granted(grant));
         self.lanes[lane as usize].check();
     }
@@ -250,10 +251,18 @@ impl Gate {
             Order::Fifo => false,
             Order::Lifo => true,
             Order::Adaptive => {
-                let after = here.limits.standing_after;
-                here.waiting(class).is_some_and(|band| band.stands(self.now, after))
+                here.waiting(class).is_some_and(|band| self.stands(here, band.failing_since()))
             }
         }
+    }
+
+    /// Whether a queue of this lane stands that has not been empty since then. A pause says nothing
+    /// about the load: time counts from its end.
+    fn stands(&self, here: &Lane, busy_since: Option<Time>) -> bool {
+        let (Some(since), Some(after)) = (busy_since, here.limits.standing_after) else {
+            return false;
+        };
+        !self.paused && self.now.since(since.max(self.resumed)) >= after
     }
 
     fn grant(&self, lane: u32, class: usize, shadow: bool, charge: Option<Charge>) -> Grant {

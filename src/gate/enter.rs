@@ -79,7 +79,7 @@ impl Gate {
             self.floors.joined(class);
         }
         self.deadlines.insert(index, until);
-        self.ready.sync(&mut self.lanes, lane, class);
+        self.ready.sync(&mut self.lanes, lane, class, self.limit);
         Verdict::Queued(ticket, until)
     }
 

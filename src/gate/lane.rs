@@ -159,6 +159,11 @@ impl Lane {
         self.accrued = now;
     }
 
+    /// The instant of the latest change.
+    pub(super) fn accrued(&self) -> Time {
+        self.accrued
+    }
+
     pub(super) fn count_arrival(&mut self) {
         self.arrivals += 1;
     }

@@ -4,6 +4,7 @@
 use std::task::Waker;
 use std::time::Duration;
 
+use super::lane::Standing;
 use super::limits::Class;
 use super::time::Time;
 
@@ -85,6 +86,8 @@ pub(super) struct Charge {
     pub(super) flow: u32,
     /// Nanoseconds of a slot.
     pub(super) nanos: u64,
+    /// The pool whose slot it was.
+    pub(super) standing: Standing,
 }
 
 /// A place in a queue. End it with [`Gate::claim`](super::Gate::claim) or

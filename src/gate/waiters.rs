@@ -1,8 +1,8 @@
 //! Everyone who waits: one slab, and the lists that run through it.
 //!
-//! A waiter stands in exactly one list: the queue of its flow while it waits, the list of actions from
-//! its resolution until the shell was told, none after that. One pair of links is therefore enough.
-//! Its place is free again once its ticket was claimed or abandoned.
+//! A waiter stands in exactly one list: the queue of its flow while it waits, the list of actions
+//! from its resolution until the shell was told, none after that. One pair of links is therefore
+//! enough. Its place is free again once its ticket was claimed or abandoned.
 
 use std::task::Waker;
 

@@ -1,4 +1,7 @@
 //! Seeded randomness: a failing test prints its seed, and `TIDEGATE_SEED=N` replays it.
+//!
+//! A broken invariant of the gate aborts the process, and what was printed is lost with it: run the
+//! test again with `-- --nocapture`; the last seed and the invariant are the last lines.
 
 /// SplitMix64 (Steele, Lea, Flood): small, seeded, repeatable.
 pub struct Random(u64);
