@@ -5,6 +5,7 @@ pub mod demo;
 pub mod healthcheck;
 pub mod run;
 pub mod simulate;
+mod table;
 
 use std::process::ExitCode;
 

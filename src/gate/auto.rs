@@ -380,9 +380,6 @@ impl Window {
 
     fn evaluate(&self) -> Measured {
         let seconds = self.seconds().max(1e-9);
-        Measured {
-            in_flight: self.in_flight / seconds,
-            throughput: self.work / seconds,
-        }
+        Measured { in_flight: self.in_flight / seconds, throughput: self.work / seconds }
     }
 }

@@ -1,0 +1,250 @@
+//! The report as a page of its own: nothing is loaded, nothing runs, light and dark.
+
+use super::report::{GROUP_ROWS, ROWS, Report, Unit};
+use super::svg::{Chart, Line, escape};
+use super::sweep::Swept;
+use crate::simulate::tally::{BIN, Bin};
+
+/// Points of a line over time.
+const POINTS: usize = 240;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --back: #fbfbf9; --card: #fff; --text: #1c2024; --soft: #667079;
+  --line: #dfe3e6; --good: #16875a; --shed: #c77700; --bad: #cc3340; --load: #8a94a0; --blue: #2f6fdb; }
+@media (prefers-color-scheme: dark) { :root { --back: #14171a; --card: #1c2024; --text: #e6e9ec;
+  --soft: #97a1ab; --line: #343a40; --good: #3fbf88; --shed: #eba43a; --bad: #f2737d;
+  --load: #7c8792; --blue: #6ea3ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 66rem; background: var(--back);
+  color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
+h1 { margin: 0; font-size: 1.5rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.15rem; }
+p { margin: .2rem 0; color: var(--soft); }
+.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+figure, .table { margin: 0; padding: .8rem .9rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: .5rem; }
+figcaption { font-size: .9rem; } .legend span { margin-left: .8rem; white-space: nowrap; }
+.legend span::before { content: ''; display: inline-block; width: .9em; height: .25em;
+  margin-right: .35em; vertical-align: middle; border-radius: 2px; background: var(--c); }
+svg { display: block; width: 100%; height: auto; margin-top: .4rem; }
+svg text { font-size: 11px; fill: var(--soft); } svg text.here { fill: var(--text); }
+polyline { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
+polygon { fill: var(--c); opacity: .14; stroke: none; }
+.grid { stroke: var(--line); } line.here { stroke: var(--text); stroke-dasharray: 3 3; }
+.good { --c: var(--good); } .shed { --c: var(--shed); } .bad { --c: var(--bad); }
+.load { --c: var(--load); } .blue { --c: var(--blue); }
+.table { overflow-x: auto; padding: .2rem .9rem; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th { font-weight: 600; } tr:last-child > * { border-bottom: 0; }
+th:first-child { padding-left: 0; text-align: left; font-weight: 400; } td:last-child { padding-right: 0; }
+tr.part th { padding-left: 1rem; color: var(--soft); } tr.knee > * { color: var(--good); font-weight: 600; }
+";
+
+/// One report, or several side by side.
+pub(super) fn reports(reports: &[Report]) -> String {
+    let mut body = String::new();
+    for report in reports {
+        let title = if reports.len() > 1 {
+            format!("<b>{}</b>: ", escape(&report.title))
+        } else {
+            String::new()
+        };
+        body.push_str(&format!("<p>{title}{}</p>\n", escape(&report.sentence())));
+    }
+    if let Some(report) = reports.first() {
+        body.push_str(&match report.seeds[..] {
+            [seed] => format!("<p>Seed {seed}.</p>\n"),
+            ref seeds => format!(
+                "<p>Figures: the median of {} seeds, and the worst in brackets. Charts: seed {}.</p>\n",
+                seeds.len(),
+                seeds[0]
+            ),
+        });
+    }
+    for report in reports {
+        let title =
+            if reports.len() > 1 { format!(": {}", escape(&report.title)) } else { String::new() };
+        body.push_str(&format!("<h2>Over time{title}</h2>\n<div class=\"charts\">\n"));
+        charts(report.series()).iter().for_each(|chart| body.push_str(&chart.figure()));
+        body.push_str("</div>\n");
+    }
+    body.push_str("<h2>Figures</h2>\n");
+    body.push_str(&figures(reports));
+    for report in reports.iter().filter(|report| report.scenario.groups.len() > 1) {
+        body.push_str(&format!("<h2>Groups: {}</h2>\n", escape(&report.title)));
+        body.push_str(&groups(report));
+    }
+    page("tidegate simulate", &body)
+}
+
+/// One value after the other.
+pub(super) fn sweep(swept: &Swept) -> String {
+    let mut body = format!("<p>{}</p>\n", escape(&swept.sentence));
+    if let Some(knee) = swept.knee {
+        body.push_str(&format!(
+            "<p><b>{} = {knee}</b> is the smallest within 2 % of the best goodput.</p>\n",
+            swept.name
+        ));
+    }
+    let last = (swept.points.len().max(2) - 1) as f64;
+    let step = swept.points.len().div_ceil(10).max(1);
+    let places = swept.points.iter().enumerate().map(|(index, point)| (index, point.value));
+    let marks: Vec<_> = places
+        .clone()
+        .step_by(step)
+        .map(|(index, value)| (index as f64 / last, value.to_string()))
+        .collect();
+    let highlight = places
+        .filter(|(_, value)| Some(*value) == swept.knee)
+        .map(|(index, value)| (index as f64 / last, format!("{value} is enough")))
+        .next();
+    let of = |value: fn(&super::sweep::Point) -> f64| swept.points.iter().map(value).collect();
+    let line = |label, class, values, filled| Line { label, class, values, filled };
+    let chart = |title, unit, lines| Chart {
+        title,
+        unit,
+        lines,
+        marks: marks.clone(),
+        highlight: highlight.clone(),
+    };
+    body.push_str("<div class=\"charts\">\n");
+    let shares = vec![
+        line("goodput, of capacity", "good", of(|point| point.goodput * 100.0), true),
+        line("turned away", "shed", of(|point| point.rejected * 100.0), false),
+    ];
+    body.push_str(&chart("Goodput", " %", shares).figure());
+    let waits =
+        vec![line("99 % answered within", "blue", of(|point| point.p99.unwrap_or(0.0)), true)];
+    body.push_str(&chart("Latency, ms", "", waits).figure());
+    body.push_str("</div>\n<h2>Figures</h2>\n<div class=\"table\"><table>\n");
+    body.push_str(&format!(
+        "<tr><th>{}</th><th>goodput</th><th>p99</th><th>turned away</th></tr>\n",
+        swept.name
+    ));
+    for point in &swept.points {
+        let class = if swept.knee == Some(point.value) { " class=\"knee\"" } else { "" };
+        body.push_str(&format!(
+            "<tr{class}><th>{}</th><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+            point.value,
+            Unit::Share.text(Some(point.goodput)),
+            Unit::Millis.text(point.p99),
+            Unit::Share.text(Some(point.rejected))
+        ));
+    }
+    body.push_str("</table></div>\n");
+    page(&format!("tidegate simulate: {}", swept.name), &body)
+}
+
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
+         {body}</body>\n</html>\n"
+    )
+}
+
+fn charts(series: &[Bin]) -> Vec<Chart<'static>> {
+    let step = series.len().div_ceil(POINTS).max(1);
+    let sums = |value: fn(&Bin) -> u32| -> Vec<f64> {
+        let sum = |bins: &[Bin]| f64::from(bins.iter().map(value).sum::<u32>());
+        series.chunks_exact(step).map(|bins| sum(bins) / bins.len() as f64).collect()
+    };
+    let per_second = 1e9 / BIN as f64;
+    let rate = |label, class, value, filled| {
+        let values = sums(value).iter().map(|value| value * per_second).collect();
+        Line { label, class, values, filled }
+    };
+    let level = |label, class, value, filled| Line { label, class, values: sums(value), filled };
+    let chart =
+        |title, lines| Chart { title, unit: "", lines, marks: seconds(series), highlight: None };
+    vec![
+        chart(
+            "Requests a second",
+            vec![
+                rate("attempts", "load", |bin| bin.attempts, false),
+                rate("answered in time", "good", |bin| bin.served, true),
+                rate("turned away", "shed", |bin| bin.rejected, false),
+                rate("timed out", "bad", |bin| bin.timeouts, false),
+            ],
+        ),
+        chart("Queue", vec![level("waiting", "blue", |bin| bin.queued, true)]),
+        chart(
+            "In flight",
+            vec![
+                level("limit", "load", |bin| bin.limit, false),
+                level("in flight", "good", |bin| bin.in_flight, true),
+            ],
+        ),
+    ]
+}
+
+/// Five marks along the time.
+fn seconds(series: &[Bin]) -> Vec<(f64, String)> {
+    let end = series.len() as f64 * BIN as f64 / 1e9;
+    (0..=4)
+        .map(|mark| f64::from(mark) / 4.0)
+        .map(|at| (at, format!("{} s", (at * end * 10.0).round() / 10.0)))
+        .collect()
+}
+
+fn figures(reports: &[Report]) -> String {
+    let windows = |report: &Report| report.scenario.windows.len();
+    let columns: Vec<_> = reports
+        .iter()
+        .flat_map(|report| (0..windows(report)).map(move |window| (report, window)))
+        .collect();
+    let mut table = String::from("<div class=\"table\"><table>\n<tr><th></th>");
+    for (report, window) in &columns {
+        let title =
+            if reports.len() > 1 { format!("{}, ", escape(&report.title)) } else { String::new() };
+        table.push_str(&format!("<th>{title}{}</th>", report.scenario.windows[*window]));
+    }
+    table.push_str("</tr>\n");
+    for row in &ROWS {
+        let cells: Vec<_> =
+            columns.iter().map(|(report, window)| report.cell(row, *window, None)).collect();
+        if cells.iter().all(|cell| cell.median.is_none()) {
+            continue;
+        }
+        table.push_str(&format!("<tr><th>{}</th>", row.label));
+        for (cell, (report, _)) in cells.iter().zip(&columns) {
+            table.push_str(&format!("<td>{}</td>", cell.text(row.unit, report.seeds.len())));
+        }
+        table.push_str("</tr>\n");
+    }
+    let found: Vec<_> = columns.iter().map(|(report, window)| report.reasons(*window)).collect();
+    let mut names: Vec<_> = found.iter().flatten().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        table.push_str(&format!("<tr class=\"part\"><th>turned away: {name}</th>"));
+        for parts in &found {
+            let part = parts.iter().find(|(other, _)| *other == name);
+            let text = Unit::Share.text(Some(part.map_or(0.0, |(_, part)| *part)));
+            table.push_str(&format!("<td>{text}</td>"));
+        }
+        table.push_str("</tr>\n");
+    }
+    table.push_str("</table></div>\n");
+    table
+}
+
+fn groups(report: &Report) -> String {
+    let window = report.scenario.windows.len() - 1;
+    let mut table = String::from("<div class=\"table\"><table>\n<tr><th></th>");
+    GROUP_ROWS.iter().for_each(|row| table.push_str(&format!("<th>{}</th>", row.label)));
+    table.push_str("</tr>\n");
+    for (index, group) in report.scenario.groups.iter().enumerate() {
+        table.push_str(&format!("<tr><th>{}</th>", escape(&group.name)));
+        for row in &GROUP_ROWS {
+            let text = report.cell(row, window, Some(index)).text(row.unit, 1);
+            table.push_str(&format!("<td>{text}</td>"));
+        }
+        table.push_str("</tr>\n");
+    }
+    table.push_str("</table></div>\n");
+    table
+}
