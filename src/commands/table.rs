@@ -44,6 +44,7 @@ impl Table {
                 };
                 written.expect("writing to a string succeeds");
             }
+            text.truncate(text.trim_end_matches(' ').len());
             text.push('\n');
             if index == 0 {
                 let rule = widths.iter().sum::<usize>() + 3 * columns.saturating_sub(1);

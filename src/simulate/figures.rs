@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fairness::{self, Fairness};
 use super::laws;
-use super::scenario::Scenario;
+use super::scenario::{Protection, Scenario};
 use super::tally::{BIN, Counted, GroupTally, Tally};
 
 /// A question to a run.
@@ -169,6 +169,7 @@ impl<'r> Figures<'r> {
             Figure::Jain => self.fairness(tally).jain,
             Figure::LossBelowShare => self.fairness(tally).loss_below_share,
             Figure::Recovery => self.recovery(),
+            Figure::Limit if self.scenario.protection == Protection::None => None,
             Figure::Limit => part(tally.limits.0, f64::from(tally.limits.1)),
             Figure::GrantShare => part(of.grants as f64, tally.total().grants as f64),
             Figure::WastedOfOracle | Figure::P99OfAlone => None,

@@ -79,6 +79,8 @@ pub struct Bin {
     pub attempts: u32,
     /// Attempts answered in time.
     pub served: u32,
+    /// How long those took together, in microseconds.
+    pub took: u64,
     /// Attempts turned away.
     pub rejected: u32,
     /// Attempts whose client waited no longer.

@@ -1,8 +1,9 @@
 //! The report as a page of its own: nothing is loaded, nothing runs, light and dark.
 
-use super::report::{GROUP_ROWS, ROWS, Report, Unit};
+use super::report::{self, GROUP_ROWS, Report, Unit};
 use super::svg::{Chart, Line, escape};
 use super::sweep::Swept;
+use super::text::mean_millis;
 use crate::simulate::tally::{BIN, Bin};
 
 /// Points of a line over time.
@@ -36,7 +37,7 @@ polygon { fill: var(--c); opacity: .14; stroke: none; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; } tr:last-child > * { border-bottom: 0; }
-th:first-child { padding-left: 0; text-align: left; font-weight: 400; } td:last-child { padding-right: 0; }
+th:first-child { padding-left: 0; text-align: left; font-weight: 400; } tr > :last-child { padding-right: 0; }
 tr.part th { padding-left: 1rem; color: var(--soft); } tr.knee > * { color: var(--good); font-weight: 600; }
 ";
 
@@ -170,6 +171,15 @@ fn charts(series: &[Bin]) -> Vec<Chart<'static>> {
                 rate("timed out", "bad", |bin| bin.timeouts, false),
             ],
         ),
+        chart(
+            "Time to the answer, ms",
+            vec![Line {
+                label: "mean",
+                class: "blue",
+                values: series.chunks_exact(step).map(mean_millis).collect(),
+                filled: true,
+            }],
+        ),
         chart("Queue", vec![level("waiting", "blue", |bin| bin.queued, true)]),
         chart(
             "In flight",
@@ -181,51 +191,24 @@ fn charts(series: &[Bin]) -> Vec<Chart<'static>> {
     ]
 }
 
-/// Five marks along the time.
+/// Marks along the time, at numbers that are easy to read.
 fn seconds(series: &[Bin]) -> Vec<(f64, String)> {
     let end = series.len() as f64 * BIN as f64 / 1e9;
-    (0..=4)
-        .map(|mark| f64::from(mark) / 4.0)
-        .map(|at| (at, format!("{} s", (at * end * 10.0).round() / 10.0)))
-        .collect()
+    let steps = [0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+    let step = steps.into_iter().find(|step| end / step <= 6.0).unwrap_or(end);
+    let count = (end / step) as u32;
+    (0..=count).map(|n| f64::from(n) * step).map(|at| (at / end, format!("{at} s"))).collect()
 }
 
 fn figures(reports: &[Report]) -> String {
-    let windows = |report: &Report| report.scenario.windows.len();
-    let columns: Vec<_> = reports
-        .iter()
-        .flat_map(|report| (0..windows(report)).map(move |window| (report, window)))
-        .collect();
+    let (head, lines) = report::figures(reports);
     let mut table = String::from("<div class=\"table\"><table>\n<tr><th></th>");
-    for (report, window) in &columns {
-        let title =
-            if reports.len() > 1 { format!("{}, ", escape(&report.title)) } else { String::new() };
-        table.push_str(&format!("<th>{title}{}</th>", report.scenario.windows[*window]));
-    }
+    head.iter().for_each(|title| table.push_str(&format!("<th>{}</th>", escape(title))));
     table.push_str("</tr>\n");
-    for row in &ROWS {
-        let cells: Vec<_> =
-            columns.iter().map(|(report, window)| report.cell(row, *window, None)).collect();
-        if cells.iter().all(|cell| cell.median.is_none()) {
-            continue;
-        }
-        table.push_str(&format!("<tr><th>{}</th>", row.label));
-        for (cell, (report, _)) in cells.iter().zip(&columns) {
-            table.push_str(&format!("<td>{}</td>", cell.text(row.unit, report.seeds.len())));
-        }
-        table.push_str("</tr>\n");
-    }
-    let found: Vec<_> = columns.iter().map(|(report, window)| report.reasons(*window)).collect();
-    let mut names: Vec<_> = found.iter().flatten().map(|(name, _)| *name).collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in names {
-        table.push_str(&format!("<tr class=\"part\"><th>turned away: {name}</th>"));
-        for parts in &found {
-            let part = parts.iter().find(|(other, _)| *other == name);
-            let text = Unit::Share.text(Some(part.map_or(0.0, |(_, part)| *part)));
-            table.push_str(&format!("<td>{text}</td>"));
-        }
+    for (label, part, cells) in lines {
+        let class = if part { " class=\"part\"" } else { "" };
+        table.push_str(&format!("<tr{class}><th>{label}</th>"));
+        cells.iter().for_each(|cell| table.push_str(&format!("<td>{cell}</td>")));
         table.push_str("</tr>\n");
     }
     table.push_str("</table></div>\n");

@@ -170,6 +170,57 @@ impl Report {
     }
 }
 
+/// A line of the table of figures: its label, whether it is a part of the line above, its cells.
+pub(super) type TableLine = (String, bool, Vec<String>);
+
+/// The table of figures: a column for each report and window.
+pub(super) fn figures(reports: &[Report]) -> (Vec<String>, Vec<TableLine>) {
+    let windows = |report: &Report| report.scenario.windows.len();
+    let columns: Vec<_> = reports
+        .iter()
+        .flat_map(|report| (0..windows(report)).map(move |window| (report, window)))
+        .collect();
+    let head = columns.iter().map(|(report, window)| {
+        let title = if reports.len() > 1 { format!("{}, ", report.title) } else { String::new() };
+        format!("{title}{}", report.scenario.windows[*window])
+    });
+    let mut lines = Vec::new();
+    for row in ROWS.iter().filter(|row| row.figure != Figure::Jain || reports.iter().all(few)) {
+        let cells: Vec<_> =
+            columns.iter().map(|(report, window)| report.cell(row, *window, None)).collect();
+        if cells.iter().all(|cell| cell.median.is_none()) {
+            continue;
+        }
+        let texts = cells.iter().zip(&columns);
+        let texts = texts.map(|(cell, (report, _))| cell.text(row.unit, report.seeds.len()));
+        lines.push((row.label.to_owned(), false, texts.collect()));
+        if row.figure == Figure::Rejected {
+            reasons(&columns, &mut lines);
+        }
+    }
+    (head.collect(), lines)
+}
+
+/// Whether there are so few clients that the share of each means something.
+fn few(report: &Report) -> bool {
+    report.scenario.groups.iter().map(|group| group.clients).sum::<u32>() <= 100
+}
+
+/// A line for each reason that occurs.
+fn reasons(columns: &[(&Report, usize)], lines: &mut Vec<TableLine>) {
+    let found: Vec<_> = columns.iter().map(|(report, window)| report.reasons(*window)).collect();
+    let mut names: Vec<_> = found.iter().flatten().map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let part = |parts: &Vec<(&str, f64)>| {
+            let part = parts.iter().find(|(other, _)| *other == name);
+            Unit::Share.text(Some(part.map_or(0.0, |(_, part)| *part)))
+        };
+        lines.push((name.to_owned(), true, found.iter().map(part).collect()));
+    }
+}
+
 /// What a limit is called in a title.
 pub(super) fn limit_title(limit: Option<LimitWord>, max_in_flight: Option<&str>) -> String {
     match (limit, max_in_flight) {

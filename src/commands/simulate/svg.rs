@@ -97,7 +97,7 @@ impl Chart<'_> {
                     "<line class=\"here\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"/>\
                  <text class=\"here\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
                     at + 5.0,
-                    TOP + 10.0,
+                    y(0.06),
                     escape(text)
                 ),
             );

@@ -1,6 +1,6 @@
 //! The report on a terminal: a table of figures, and what happened over time as lines of blocks.
 
-use super::report::{GROUP_ROWS, ROWS, Report, Unit};
+use super::report::{self, GROUP_ROWS, Report};
 use crate::commands::table::Table;
 use crate::simulate::tally::{BIN, Bin};
 
@@ -51,50 +51,14 @@ fn speed(reports: &[Report]) -> String {
     format!("\n  {:.1} million attempts simulated a second on each core.\n", slowest / 1e6)
 }
 
-/// A column for each report and window.
 fn figures(reports: &[Report]) -> String {
-    let mut head = vec![String::new()];
-    let mut columns = Vec::new();
-    for report in reports {
-        for (index, window) in report.scenario.windows.iter().enumerate() {
-            let title =
-                if reports.len() > 1 { format!("{} ", report.title) } else { String::new() };
-            head.push(format!("{title}{window}"));
-            columns.push((report, index));
-        }
-    }
-    let mut table = Table::of(head);
-    for row in &ROWS {
-        let cells: Vec<_> =
-            columns.iter().map(|(report, window)| report.cell(row, *window, None)).collect();
-        if cells.iter().all(|cell| cell.median.is_none()) {
-            continue;
-        }
-        let seeds = |report: &Report| report.seeds.len();
-        let texts = cells.iter().zip(&columns);
-        let texts = texts.map(|(cell, (report, _))| cell.text(row.unit, seeds(report)));
-        table.cells([row.label.to_owned()].into_iter().chain(texts).collect());
-        if row.label.starts_with("turned away") {
-            reasons(&mut table, &columns);
-        }
+    let (head, lines) = report::figures(reports);
+    let mut table = Table::of([String::new()].into_iter().chain(head).collect());
+    for (label, part, cells) in lines {
+        let label = if part { format!("  {label}") } else { label };
+        table.cells([label].into_iter().chain(cells).collect());
     }
     table.text()
-}
-
-/// A row for each reason that occurs.
-fn reasons(table: &mut Table, columns: &[(&Report, usize)]) {
-    let found: Vec<_> = columns.iter().map(|(report, window)| report.reasons(*window)).collect();
-    let mut names: Vec<_> = found.iter().flatten().map(|(name, _)| *name).collect();
-    names.sort_unstable();
-    names.dedup();
-    for name in names {
-        let part = |parts: &Vec<(&str, f64)>| {
-            let part = parts.iter().find(|(other, _)| *other == name);
-            Unit::Share.text(Some(part.map_or(0.0, |(_, part)| *part)))
-        };
-        let cells = [format!("  {name}")].into_iter().chain(found.iter().map(part));
-        table.cells(cells.collect());
-    }
 }
 
 fn groups(report: &Report) -> String {
@@ -129,6 +93,7 @@ fn chart(series: &[Bin]) -> String {
         ("timed out/s", rate(|bin| bin.timeouts)),
     ];
     let levels = [
+        ("answer, ms", series.chunks_exact(step).map(mean_millis).collect()),
         ("queue", level(|bin| bin.queued)),
         ("in flight", level(|bin| bin.in_flight)),
         ("limit", level(|bin| bin.limit)),
@@ -147,6 +112,12 @@ fn chart(series: &[Bin]) -> String {
     let width = series.len() / step;
     out.push_str(&format!("  {:<14} 0 s{:>width$.0} s\n", "", end, width = width.max(6) - 5));
     out
+}
+
+/// How long answers took on average.
+pub(super) fn mean_millis(bins: &[Bin]) -> f64 {
+    let served: u32 = bins.iter().map(|bin| bin.served).sum();
+    bins.iter().map(|bin| bin.took).sum::<u64>() as f64 / 1e3 / f64::from(served.max(1))
 }
 
 fn line(label: &str, values: &[f64], scale: f64, highest: f64) -> String {
@@ -172,7 +143,7 @@ mod tests {
     fn a_chart_has_a_line_for_each_kind_and_an_axis() {
         let series = vec![Bin { calls: 5, attempts: 5, served: 4, ..Bin::default() }; 120];
         let chart = chart(&series);
-        assert_eq!(chart.lines().count(), 8);
+        assert_eq!(chart.lines().count(), 9);
         assert!(chart.contains("attempts/s     ") && chart.contains("to 20\n"));
         assert!(chart.lines().all(|line| line.chars().count() < 100));
     }
