@@ -16,34 +16,51 @@
 //!
 //! Not saturated, it learns nothing and changes nothing.
 
+mod window;
+
 use std::time::Duration;
 
 use super::limits::AutoLimits;
 use super::snapshot::{AutoDecision, AutoSnapshot};
 use super::time::Time;
 use super::types::Outcome;
+use window::{Measured, Window};
 
 /// Where it begins.
 const START: u32 = 16;
-/// How far above what the application can work on the level lies: the probe must lie below it.
-const HEADROOM: f64 = 1.15;
-/// How far one probe moves the level: it is measured in a hurry.
-const GAIN: f64 = 0.4;
-/// Completions to measure a level, and a probe.
-const LEVEL_SAMPLES: u32 = 60;
-const PROBE_SAMPLES: u32 = 30;
+/// How far above what the application can work on the level lies: the probe then lies just below.
+const HEADROOM: f64 = 1.25;
+/// A probe, as a part of the level.
+const PROBE: f64 = 0.75;
+/// Completions to measure a level, a probe, and a probe while searching.
+const LEVEL_SAMPLES: u32 = 150;
+const PROBE_SAMPLES: u32 = 40;
+const SEARCH_SAMPLES: u32 = 60;
+const WIDE_SAMPLES: u32 = 80;
+/// How far the application may change from one probe to the next, and how far off the first guess
+/// is: standard deviations, as parts.
+const DRIFT: f64 = 0.03;
+const FIRST_DOUBT: f64 = 0.3;
+/// Two measurements in a row so many standard deviations off, to the same side: it has changed.
+const SURPRISE: f64 = 1.3;
 /// Mean times of a request that a change of the limit needs to show, and that are measured at least.
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
-/// Probes between two that try twice as much.
-const UPWARDS: u32 = 5;
+/// One of so many probes tries twice as much, and one of so many half.
+const UPWARDS: u32 = 10;
+const HALVES: u32 = 30;
+/// What is left of the level where the application fails.
+const BACK_OFF: f64 = 0.85;
 /// Completions at the limit, in parts of all, that make a window count.
 const SATURATED: f64 = 0.9;
+/// The level goes down only after so many completions without a pause in saturation: a gate that is
+/// full now and then is not overloaded, and is full just when the application happens to be slow.
+const PERSISTENT: u32 = 250;
 /// More failures than this mean overload; more than `OUTAGE`, that it is down for other reasons.
 const FAILURES: f64 = 0.02;
 const OUTAGE: f64 = 0.5;
-/// Weight of the newest mean of a lane.
-const LANE_GAIN: f64 = 0.3;
+/// Requests over which service times are averaged.
+const SMOOTHING: f64 = 64.0;
 
 /// The limit and what is known of the application.
 #[derive(Debug)]
@@ -55,14 +72,28 @@ pub(super) struct Auto {
     arm: Arm,
     settled: Time,
     window: Window,
-    /// What was measured at the level, from which the present probe differs.
+    /// The latest measurement at the level, and the one below that waits to be compared with the
+    /// next.
     at_level: Option<Measured>,
-    /// Little is known: probes are wide.
-    wide: bool,
-    since_upwards: u32,
+    below: Option<Measured>,
+    /// Little is known: probes are wide, and lead from one to the next.
+    search: Option<Search>,
+    /// Requests that ended since the gate is saturated.
+    spell: u32,
+    /// Since the search at the beginning.
+    probes: u32,
+    /// Half of the level seemed to be enough.
+    suspect: bool,
+    /// How uncertain the level is: a variance, relative to it.
+    doubt: f64,
+    /// By how many standard deviations the latest measurement was off.
+    surprise: f64,
     /// Mean service time, in seconds.
     service: f64,
-    lanes: Vec<LaneMean>,
+    /// Its variance.
+    variance: f64,
+    /// The same for each lane.
+    lanes: Vec<f64>,
     seen: AutoSnapshot,
 }
 
@@ -76,41 +107,20 @@ pub(super) struct Sample {
     pub(super) in_flight: u32,
 }
 
+/// Which way a search goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    /// Up first, and down if that brings nothing.
+    Any,
+    Up,
+    Down,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arm {
     Level,
     Down,
     Up,
-}
-
-/// What is counted while the limit stays where it is.
-#[derive(Clone, Copy, Debug, Default)]
-struct Window {
-    began: Option<Time>,
-    latest: Time,
-    completed: u32,
-    failed: u32,
-    at_limit: u32,
-    /// Completions, each weighted with the mean of its lane.
-    work: f64,
-    /// Time integral of what is in flight, in seconds.
-    in_flight: f64,
-}
-
-/// One window, evaluated.
-#[derive(Clone, Copy, Debug)]
-struct Measured {
-    in_flight: f64,
-    /// Weighted completions a second.
-    throughput: f64,
-}
-
-/// Mean service time of a lane, in seconds. The weight stays while windows are compared.
-#[derive(Clone, Copy, Debug, Default)]
-struct LaneMean {
-    weight: f64,
-    sum: f64,
-    count: f64,
 }
 
 // === impl Auto ===
@@ -126,9 +136,15 @@ impl Auto {
             settled: now,
             window: Window::default(),
             at_level: None,
-            wide: true,
-            since_upwards: 0,
+            below: None,
+            search: Some(Search::Any),
+            spell: 0,
+            probes: 0,
+            suspect: false,
+            doubt: FIRST_DOUBT.powi(2),
+            surprise: 0.0,
             service: 0.0,
+            variance: 0.0,
             lanes: Vec::new(),
             seen: AutoSnapshot::default(),
         }
@@ -151,22 +167,21 @@ impl Auto {
 
     /// Learns from a request that has ended.
     pub(super) fn observe(&mut self, sample: &Sample) {
-        match sample.outcome {
-            Outcome::Unknown => return,
-            Outcome::Answered(time) => self.note(sample.lane, time.as_secs_f64()),
-            Outcome::Overloaded | Outcome::TimedOut => {}
+        if let Outcome::Answered(time) = sample.outcome {
+            self.note(sample.lane, time.as_secs_f64());
         }
         if sample.now < self.settled {
             return;
         }
-        let weight = self.weight(sample.lane);
-        self.window.add(sample, weight, self.limit);
-        if self.window.completed >= 8 && self.is_slack() {
+        self.window.add(sample, self.limit);
+        self.spell = self.spell.saturating_add(1);
+        if self.window.ended() >= 8 && self.is_slack() {
+            (self.spell, self.below) = (0, None);
             return self.enter(Arm::Level, sample.now);
         }
-        let needed = if self.arm == Arm::Level { LEVEL_SAMPLES } else { PROBE_SAMPLES };
+        let needed = self.needed();
         let long_enough = self.window.seconds() >= SPAN * self.service;
-        if self.window.completed + self.window.failed >= needed && long_enough {
+        if self.window.ended() >= needed && long_enough {
             self.conclude(sample.now);
         }
     }
@@ -174,99 +189,172 @@ impl Auto {
     /// Whether what was measured is not a full limit: then there is nothing to learn from it. Twice
     /// the level is not always filled.
     fn is_slack(&self) -> bool {
-        let Window { at_limit, completed, .. } = self.window;
-        self.arm != Arm::Up && f64::from(at_limit) < SATURATED * f64::from(completed)
+        self.arm != Arm::Up && self.window.saturation() < SATURATED
+    }
+
+    /// How many must end before they say something: more where their times differ widely.
+    fn needed(&self) -> u32 {
+        let samples = match (self.arm, self.search) {
+            // Whoever is let go of a level that had proven itself is let go with care.
+            (_, Some(_)) if self.probes == 0 => SEARCH_SAMPLES,
+            (Arm::Down, None) => PROBE_SAMPLES,
+            (Arm::Down | Arm::Up, _) => WIDE_SAMPLES,
+            (Arm::Level, _) => LEVEL_SAMPLES,
+        };
+        (f64::from(samples) * self.spread()) as u32
+    }
+
+    /// How much more the times of requests vary than those of a Poisson process.
+    fn spread(&self) -> f64 {
+        let squared = self.service.powi(2).max(f64::MIN_POSITIVE);
+        ((1.0 + self.variance / squared) / 2.0).clamp(0.5, 4.0)
     }
 
     fn conclude(&mut self, now: Time) {
-        let window = self.window;
-        let measured = window.evaluate();
+        let window = std::mem::take(&mut self.window);
         if self.backs_off(&window) {
             self.decide(AutoDecision::BackOff);
+            self.below = None;
             return self.enter(Arm::Level, now);
         }
-        match (self.arm, self.at_level) {
-            (Arm::Down, Some(level)) => self.judge_down(measured, level, now),
-            (Arm::Up, Some(level)) => self.judge_up(measured, level, now),
-            _ => self.measured_level(measured, window, now),
-        }
+        let next = match (self.arm, self.at_level.take()) {
+            (Arm::Down, Some(level)) => self.judge_down(window.close(), level),
+            (Arm::Up, Some(level)) => self.judge_up(window.close(), level),
+            _ => self.judge_level(window),
+        };
+        self.enter(next, now);
     }
 
-    fn measured_level(&mut self, measured: Measured, window: Window, now: Time) {
-        self.fold_lanes();
-        self.at_level = Some(measured);
-        self.seen.throughput = f64::from(window.completed) / window.seconds();
+    /// Compares the level with what was measured below it just before, and chooses the next probe.
+    fn judge_level(&mut self, window: Window) -> Arm {
+        self.seen.throughput = window.rate();
         self.seen.latency = Duration::from_secs_f64(self.service);
-        self.next_probe(now);
+        let level = window.close();
+        if let Some(below) = self.below.take()
+            && let Some(elasticity) = below.elasticity(&level, &self.lanes)
+        {
+            self.report(elasticity, &below);
+            self.correct(&below, &level);
+        }
+        self.at_level = Some(level);
+        self.next_probe()
     }
 
-    fn next_probe(&mut self, now: Time) {
-        self.since_upwards += 1;
-        let down = self.probe_below() < self.limit_of(self.level);
-        if !down || self.since_upwards > UPWARDS {
-            self.since_upwards = 0;
-            return self.enter(Arm::Up, now);
+    /// Moves the level towards what was measured, as far as that is more certain than the level
+    /// (a Kalman filter of one number).
+    fn correct(&mut self, below: &Measured, level: &Measured) {
+        let noise = self.spread() * (1.0 / below.ended + 1.0 / level.ended);
+        self.doubt += DRIFT.powi(2);
+        let off = HEADROOM * below.useful(level, &self.lanes) / self.level - 1.0;
+        let surprise = off / (self.doubt + noise).sqrt();
+        let changed = surprise.abs().min(self.surprise.abs()) > SURPRISE
+            && surprise.signum() == self.surprise.signum();
+        self.surprise = surprise;
+        if changed {
+            self.doubt += FIRST_DOUBT.powi(2);
         }
-        self.enter(Arm::Down, now);
+        let gain = self.doubt / (self.doubt + noise);
+        self.doubt *= 1.0 - gain;
+        if off > 0.0 || self.spell >= PERSISTENT {
+            self.move_to(self.level * (1.0 + gain * off));
+        }
+    }
+
+    /// Three quarters, most of the time; in between twice as much, and half.
+    fn next_probe(&mut self) -> Arm {
+        if self.search.is_none() {
+            self.probes += 1;
+            if self.probes % UPWARDS == 0 {
+                return Arm::Up;
+            }
+            let halve = self.suspect || self.probes % HALVES == HALVES / 2;
+            if halve && self.spell >= PERSISTENT {
+                self.search = Some(Search::Down);
+            }
+        }
+        let up = matches!(self.search, Some(Search::Any | Search::Up)) || !self.can_go_down();
+        if up { Arm::Up } else { Arm::Down }
     }
 
     /// With fewer in flight: did throughput fall with them?
-    fn judge_down(&mut self, below: Measured, level: Measured, now: Time) {
-        let Some(elasticity) = elasticity(&below, &level) else {
-            return self.enter(Arm::Level, now);
-        };
-        // Little's law, with the throughput of the level and the time that one takes below.
-        let useful = level.throughput * below.in_flight / below.throughput;
-        let wanted = HEADROOM * useful.clamp(below.in_flight, level.in_flight);
+    fn judge_down(&mut self, below: Measured, level: Measured) -> Arm {
+        if self.search.is_none() {
+            // Judged beside the level that comes next: one that was full before the probe was
+            // perhaps full because the application happened to be slow.
+            self.below = Some(below);
+            return Arm::Level;
+        }
+        let elasticity = below.elasticity(&level, &self.lanes).unwrap_or(1.0);
         self.report(elasticity, &below);
-        if !self.wide {
-            self.move_to(self.level + GAIN * (wanted - self.level));
-            return self.enter(Arm::Level, now);
-        }
-        if elasticity < 0.3 {
+        let low = elasticity < 0.3;
+        // A level that had proven itself is given up on a second look only.
+        let doubted = low && !self.suspect && self.probes > 0;
+        self.suspect = doubted;
+        if low && !doubted {
             // The knee lies below: look there at once, from what has just been measured.
-            self.move_to(below.in_flight);
+            self.jump_to(below.in_flight);
             self.at_level = Some(below);
-            if self.probe_below() < self.limit_of(self.level) {
-                return self.enter(Arm::Down, now);
+            if self.can_go_down() {
+                return Arm::Down;
             }
-        } else if elasticity > 0.7 {
-            return self.enter(Arm::Up, now);
-        } else {
-            self.move_to(wanted);
+        } else if elasticity < 0.7 && self.probes == 0 {
+            self.jump_to(HEADROOM * below.useful(&level, &self.lanes));
         }
-        self.wide = false;
-        self.enter(Arm::Level, now);
+        self.search = None;
+        Arm::Level
     }
 
     /// With twice as many in flight: did throughput rise with them?
-    fn judge_up(&mut self, above: Measured, level: Measured, now: Time) {
-        let Some(elasticity) = elasticity(&level, &above) else {
-            self.wide = false;
-            return self.enter(Arm::Level, now);
-        };
-        if elasticity > 0.5 {
+    fn judge_up(&mut self, above: Measured, level: Measured) -> Arm {
+        let filled = above.in_flight >= SATURATED * f64::from(self.limit);
+        let elasticity = level.elasticity(&above, &self.lanes);
+        let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
+        let search = self.search.take();
+        if let Some(elasticity) = elasticity.filter(|elasticity| *elasticity > 0.45) {
             self.report(elasticity, &level);
-            self.move_to(above.in_flight);
-            self.at_level = Some(above);
-            self.wide = true;
-            if self.limit_of(self.level) < self.limits.max {
-                return self.enter(Arm::Up, now);
+            if elasticity < 0.8 {
+                self.jump_to(HEADROOM * level.useful(&above, &self.lanes));
+            } else {
+                self.jump_to(above.in_flight);
+                if filled && self.limit_of(self.level) < self.limits.max {
+                    (self.at_level, self.search) = (Some(above), Some(Search::Up));
+                    return Arm::Up;
+                }
+            }
+        } else if search == Some(Search::Any) && overloaded {
+            self.search = Some(Search::Down);
+            if self.can_go_down() {
+                self.at_level = Some(level);
+                return Arm::Down;
             }
         }
-        self.wide = false;
-        self.enter(Arm::Level, now);
+        self.search = None;
+        Arm::Level
     }
 
     /// The application fails: down, whatever the throughput.
     fn backs_off(&mut self, window: &Window) -> bool {
-        let failed = f64::from(window.failed) / f64::from(window.failed + window.completed);
         let slow = self.limits.max_latency.is_some_and(|max| self.service > max.as_secs_f64());
-        if !slow && (failed <= FAILURES || failed > OUTAGE) {
+        let failing = (FAILURES..OUTAGE).contains(&window.part(window.failed));
+        // Nearly all clients lost patience with the application.
+        let in_vain = window.part(window.lost) > 0.9;
+        if !(slow || failing || in_vain) {
             return false;
         }
-        self.level = self.bounded(self.level * 0.85);
+        self.level = self.bounded(self.level * BACK_OFF);
+        self.doubt = FIRST_DOUBT.powi(2);
         true
+    }
+
+    /// The level is somewhere else than was thought.
+    fn jump_to(&mut self, level: f64) {
+        self.doubt = FIRST_DOUBT.powi(2);
+        self.surprise = 0.0;
+        self.move_to(level);
+    }
+
+    fn can_go_down(&self) -> bool {
+        self.probe_below() < self.limit_of(self.level)
     }
 
     fn move_to(&mut self, level: f64) {
@@ -286,8 +374,8 @@ impl Auto {
 
     fn report(&mut self, elasticity: f64, below: &Measured) {
         self.seen.elasticity = elasticity.clamp(0.0, 1.0);
-        // Weighted completions count in seconds; one mean request is worth its service time.
-        let taken = self.service * below.in_flight / below.throughput.max(f64::MIN_POSITIVE);
+        // Work is weighted with the service time itself: what one takes below, as a part of that.
+        let taken = self.service * below.in_flight / below.throughput(&self.lanes);
         self.seen.baseline = Duration::try_from_secs_f64(taken).unwrap_or_default();
     }
 
@@ -307,7 +395,8 @@ impl Auto {
 
     fn probe_below(&self) -> u32 {
         let level = self.limit_of(self.level);
-        let below = if self.wide { level / 2 } else { level * 3 / 4 };
+        let part = if self.search.is_some() { 0.5 } else { PROBE };
+        let below = (f64::from(level) * part) as u32;
         below.min(level.saturating_sub(1)).max(self.limits.min)
     }
 
@@ -321,65 +410,15 @@ impl Auto {
 
     fn note(&mut self, lane: usize, seconds: f64) {
         if self.lanes.len() <= lane {
-            self.lanes.resize(lane + 1, LaneMean::default());
+            self.lanes.resize(lane + 1, 0.0);
         }
-        self.lanes[lane].sum += seconds;
-        self.lanes[lane].count += 1.0;
-        self.service = match self.service {
-            0.0 => seconds,
-            mean => mean + (seconds - mean) / 32.0,
-        };
-    }
-
-    /// What a completion of this lane counts.
-    fn weight(&self, lane: usize) -> f64 {
-        let known = self.lanes.get(lane).map_or(0.0, |mean| mean.weight);
-        if known > 0.0 { known } else { self.service.max(f64::MIN_POSITIVE) }
-    }
-
-    fn fold_lanes(&mut self) {
-        for lane in self.lanes.iter_mut().filter(|lane| lane.count > 0.0) {
-            let mean = lane.sum / lane.count;
-            let first = lane.weight == 0.0;
-            lane.weight += if first { mean } else { LANE_GAIN * (mean - lane.weight) };
-            (lane.sum, lane.count) = (0.0, 0.0);
+        let mean = &mut self.lanes[lane];
+        *mean = if *mean == 0.0 { seconds } else { *mean + (seconds - *mean) / SMOOTHING };
+        if self.service == 0.0 {
+            self.service = seconds;
         }
-    }
-}
-
-/// The part of a rise from `few` to `many` in flight that throughput followed; `None`: they are too
-/// close to each other to tell.
-fn elasticity(few: &Measured, many: &Measured) -> Option<f64> {
-    let rise = (many.in_flight / few.in_flight).ln();
-    (rise > 0.1).then(|| (many.throughput / few.throughput).ln() / rise)
-}
-
-// === impl Window ===
-
-impl Window {
-    fn add(&mut self, sample: &Sample, weight: f64, limit: u32) {
-        if self.began.is_none() {
-            // The time runs from a completion to a completion.
-            (self.began, self.latest) = (Some(sample.now), sample.now);
-            return;
-        }
-        let elapsed = sample.now.since(self.latest).as_secs_f64();
-        self.in_flight += elapsed * f64::from(sample.in_flight);
-        self.latest = sample.now;
-        match sample.outcome {
-            Outcome::Answered(_) => self.completed += 1,
-            _ => self.failed += 1,
-        }
-        self.work += weight;
-        self.at_limit += u32::from(sample.in_flight >= limit);
-    }
-
-    fn seconds(&self) -> f64 {
-        self.began.map_or(0.0, |began| self.latest.since(began).as_secs_f64())
-    }
-
-    fn evaluate(&self) -> Measured {
-        let seconds = self.seconds().max(1e-9);
-        Measured { in_flight: self.in_flight / seconds, throughput: self.work / seconds }
+        let apart = seconds - self.service;
+        self.service += apart / SMOOTHING;
+        self.variance += (apart * apart - self.variance) / SMOOTHING;
     }
 }

@@ -13,7 +13,7 @@ use super::waiters::{NIL, State};
 
 /// While the queue stands, a flow that does not may wait so many times as long: what it sends comes
 /// and goes, and is not what makes the queue stand.
-pub(super) const PATIENCE: u32 = 8;
+pub(super) const PATIENCE: u32 = 4;
 /// So many whose time is up are turned away at once, so that no operation takes long.
 const SWEEP: usize = 16;
 
