@@ -62,6 +62,8 @@ struct Request {
     attempt: u32,
     /// The window in which the call was made.
     call_window: u32,
+    /// When the call was made.
+    called: u64,
     arrived: u64,
     granted: u64,
     work: u64,

@@ -57,7 +57,8 @@ pub enum Figure {
     Jain,
     /// The part of calls not answered, of clients that asked for less than their share.
     LossBelowShare,
-    /// Seconds until 95 % of calls were answered for five seconds on end.
+    /// Seconds until the first of five on end in each of which 95 % of the calls made were answered
+    /// in time, at any attempt.
     Recovery,
     /// The mean limit.
     Limit,
@@ -212,8 +213,8 @@ impl<'r> Figures<'r> {
         let mut good = 0;
         for (second, bins) in self.counted.series.get(begin..)?.chunks_exact(4).enumerate() {
             let calls: u32 = bins.iter().map(|bin| bin.calls).sum();
-            let served: u32 = bins.iter().map(|bin| bin.served).sum();
-            good = if f64::from(served) >= 0.95 * f64::from(calls) { good + 1 } else { 0 };
+            let answered: u32 = bins.iter().map(|bin| bin.answered).sum();
+            good = if f64::from(answered) >= 0.95 * f64::from(calls) { good + 1 } else { 0 };
             if good == 5 {
                 return Some((second - 4) as f64);
             }

@@ -81,15 +81,24 @@ pub fn cases(
     let tables = base.case.take().unwrap_or_default();
     let mut found = Vec::new();
     for table in tables {
-        let limits = match only {
-            Some(limit) => vec![limit],
-            None => table.limits.clone().unwrap_or(vec![LimitWord::Fixed, LimitWord::Auto]),
-        };
-        for limit in limits {
+        let limits = table.limits.clone().unwrap_or(vec![LimitWord::Fixed, LimitWord::Auto]);
+        for limit in chosen(limits, only) {
             found.push(case(file, name, &base, &table, limit)?);
         }
     }
     Ok(found)
+}
+
+/// Who sets the limit of a case. Where the gate is to find it, another rule may be put to the test;
+/// what is about no gate at all stays so.
+fn chosen(own: Vec<LimitWord>, only: Option<LimitWord>) -> Vec<LimitWord> {
+    match only {
+        None => own,
+        Some(_) if own == [LimitWord::None] => own,
+        Some(LimitWord::Fixed) => own.into_iter().filter(|own| *own == LimitWord::Fixed).collect(),
+        Some(only) if own.contains(&LimitWord::Auto) => vec![only],
+        Some(_) => Vec::new(),
+    }
 }
 
 fn case(
@@ -313,6 +322,15 @@ mod tests {
         assert_eq!((judged.worst, judged.holds), (Some(8.0), true));
         let judged = bar(None, Some(9.0)).judge(&[Some(3.0), None], &[1, 2]);
         assert_eq!((judged.worst, judged.worst_seed, judged.holds), (None, 2, false));
+    }
+
+    #[test]
+    fn another_rule_stands_in_for_the_limit_that_finds_itself() {
+        use LimitWord::{Auto, Fixed, Gradient, None};
+        assert_eq!(chosen(vec![Fixed, Auto], Option::None), [Fixed, Auto]);
+        assert_eq!(chosen(vec![Fixed, Auto], Some(Gradient)), [Gradient]);
+        assert_eq!(chosen(vec![Auto], Some(Fixed)), []);
+        assert_eq!(chosen(vec![None], Some(Auto)), [None]);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct Tally {
 pub struct Bin {
     /// Calls made.
     pub calls: u32,
+    /// Of those, the ones that were answered in time, at any attempt.
+    pub answered: u32,
     /// Attempts made.
     pub attempts: u32,
     /// Attempts answered in time.

@@ -1,4 +1,4 @@
-//! `--sweep`: one value of the configuration after the other, to see where more of it stops helping.
+//! `--sweep`: one value of the configuration after the other, to see where more stops helping.
 
 use serde_json::{Value, json};
 

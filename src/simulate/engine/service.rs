@@ -2,6 +2,7 @@
 
 use super::super::events::What;
 use super::super::scenario::Protection;
+use super::super::tally::BIN;
 use super::Engine;
 use crate::gate::{Claim, Outcome, RejectReason, Rejection, Slot};
 use std::time::Duration;
@@ -135,6 +136,7 @@ impl Engine<'_> {
         let request = &self.requests[index as usize];
         let (group, client, work) = (request.group, request.client, request.work as f64);
         let (call_window, took) = (request.call_window as usize, self.now - request.arrived);
+        let called = (request.called / BIN) as usize;
         let tally = self.tally(group);
         tally.served += 1;
         tally.useful += work;
@@ -148,6 +150,7 @@ impl Engine<'_> {
         let call = &mut self.counted.windows[call_window];
         call.groups[group as usize].answered += 1;
         call.clients[client].answered += 1;
+        self.counted.series.get_mut(called).into_iter().for_each(|bin| bin.answered += 1);
         self.satisfied(index);
     }
 
