@@ -242,8 +242,8 @@ fn time(figure: Figure, of: &GroupTally) -> Option<Duration> {
         Figure::P99 => of.latency.quantile(0.99),
         Figure::WaitP50 => of.wait.quantile(0.5),
         Figure::WaitP99 => of.wait.quantile(0.99),
-        Figure::RefusalP50 => of.refusal.quantile(0.5),
-        Figure::RefusalP99 => of.refusal.quantile(0.99),
+        Figure::RefusalP50 => of.refusal().quantile(0.5),
+        Figure::RefusalP99 => of.refusal().quantile(0.99),
         Figure::HopelessP99 => of.hopeless.quantile(0.99),
         _ => None,
     }

@@ -37,8 +37,8 @@ pub struct GroupTally {
     pub latency: Histogram,
     /// Attempt to slot.
     pub wait: Histogram,
-    /// Attempt to rejection.
-    pub refusal: Histogram,
+    /// Attempt to rejection, by reason, in the order of [`RejectReason::ALL`].
+    pub refusals: [Histogram; RejectReason::ALL.len()],
     /// Attempt to rejection, of those that could not be answered in time whatever had come first.
     pub hopeless: Histogram,
 }
@@ -111,7 +111,8 @@ pub struct Counted {
 // === impl GroupTally ===
 
 impl GroupTally {
-    pub(super) fn add(&mut self, other: &GroupTally) {
+    /// Adds the counts of others.
+    pub fn add(&mut self, other: &GroupTally) {
         self.calls += other.calls;
         self.answered += other.answered;
         self.left += other.left;
@@ -128,8 +129,18 @@ impl GroupTally {
         self.asked += other.asked;
         self.latency.add(&other.latency);
         self.wait.add(&other.wait);
-        self.refusal.add(&other.refusal);
+        for (own, more) in self.refusals.iter_mut().zip(&other.refusals) {
+            own.add(more);
+        }
         self.hopeless.add(&other.hopeless);
+    }
+
+    /// Attempt to rejection, whatever the reason.
+    #[must_use]
+    pub fn refusal(&self) -> Histogram {
+        let mut all = Histogram::default();
+        self.refusals.iter().for_each(|one| all.add(one));
+        all
     }
 }
 

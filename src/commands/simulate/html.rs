@@ -9,37 +9,7 @@ use crate::simulate::tally::{BIN, Bin};
 /// Points of a line over time.
 const POINTS: usize = 240;
 
-const STYLE: &str = "
-:root { color-scheme: light dark; --back: #fbfbf9; --card: #fff; --text: #1c2024; --soft: #667079;
-  --line: #dfe3e6; --good: #16875a; --shed: #c77700; --bad: #cc3340; --load: #8a94a0; --blue: #2f6fdb; }
-@media (prefers-color-scheme: dark) { :root { --back: #14171a; --card: #1c2024; --text: #e6e9ec;
-  --soft: #97a1ab; --line: #343a40; --good: #3fbf88; --shed: #eba43a; --bad: #f2737d;
-  --load: #7c8792; --blue: #6ea3ff; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 66rem; background: var(--back);
-  color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.5rem; } h2 { margin: 2.2rem 0 .6rem; font-size: 1.15rem; }
-p { margin: .2rem 0; color: var(--soft); }
-.charts { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-figure, .table { margin: 0; padding: .8rem .9rem; background: var(--card);
-  border: 1px solid var(--line); border-radius: .5rem; }
-figcaption { font-size: .9rem; } .legend span { margin-left: .8rem; white-space: nowrap; }
-.legend span::before { content: ''; display: inline-block; width: .9em; height: .25em;
-  margin-right: .35em; vertical-align: middle; border-radius: 2px; background: var(--c); }
-svg { display: block; width: 100%; height: auto; margin-top: .4rem; }
-svg text { font-size: 11px; fill: var(--soft); } svg text.here { fill: var(--text); }
-polyline { fill: none; stroke: var(--c); stroke-width: 1.8; stroke-linejoin: round; }
-polygon { fill: var(--c); opacity: .14; stroke: none; }
-.grid { stroke: var(--line); } line.here { stroke: var(--text); stroke-dasharray: 3 3; }
-.good { --c: var(--good); } .shed { --c: var(--shed); } .bad { --c: var(--bad); }
-.load { --c: var(--load); } .blue { --c: var(--blue); }
-.table { overflow-x: auto; padding: .2rem .9rem; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .32rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; } tr:last-child > * { border-bottom: 0; }
-th:first-child { padding-left: 0; text-align: left; font-weight: 400; } tr > :last-child { padding-right: 0; }
-tr.part th { padding-left: 1rem; color: var(--soft); } tr.knee > * { color: var(--good); font-weight: 600; }
-";
+const STYLE: &str = include_str!("page.css");
 
 /// One report, or several side by side.
 pub(super) fn reports(reports: &[Report]) -> String {
@@ -56,7 +26,8 @@ pub(super) fn reports(reports: &[Report]) -> String {
         body.push_str(&match report.seeds[..] {
             [seed] => format!("<p>Seed {seed}.</p>\n"),
             ref seeds => format!(
-                "<p>Figures: the median of {} seeds, and the worst in brackets. Charts: seed {}.</p>\n",
+                "<p>Figures: the median of {} seeds, and the worst in brackets. \
+                 Charts: seed {}.</p>\n",
                 seeds.len(),
                 seeds[0]
             ),
@@ -159,9 +130,11 @@ fn charts(series: &[Bin]) -> Vec<Chart<'static>> {
         Line { label, class, values, filled }
     };
     let level = |label, class, value, filled| Line { label, class, values: sums(value), filled };
-    let chart =
-        |title, lines| Chart { title, unit: "", lines, marks: seconds(series), highlight: None };
-    vec![
+    let chart = |title, lines: Vec<Line<'static>>| {
+        let lines = lines.into_iter().filter(|line| !line.is_empty()).collect();
+        Chart { title, unit: "", lines, marks: seconds(series), highlight: None }
+    };
+    let mut charts = vec![
         chart(
             "Requests a second",
             vec![
@@ -188,7 +161,9 @@ fn charts(series: &[Bin]) -> Vec<Chart<'static>> {
                 level("in flight", "good", |bin| bin.in_flight, true),
             ],
         ),
-    ]
+    ];
+    charts.retain(|chart| !chart.lines.is_empty());
+    charts
 }
 
 /// Marks along the time, at numbers that are easy to read.

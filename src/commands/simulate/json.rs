@@ -14,12 +14,14 @@ fn report(report: &Report) -> Value {
     let windows = report.scenario.windows.iter().enumerate().map(|(index, window)| {
         let groups = report.scenario.groups.iter().enumerate();
         let groups: Map<String, Value> = groups
-            .map(|(group, table)| (table.name.clone(), rows(report, &GROUP_ROWS, index, Some(group))))
+            .map(|(group, table)| {
+                (table.name.clone(), rows(report, &GROUP_ROWS, index, Some(group)))
+            })
             .collect();
         json!({
             "window": window.to_string(),
             "figures": rows(report, &ROWS, index, None),
-            "rejected": report.reasons(index).into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+            "rejected": rejected(report, index),
             "groups": groups,
         })
     });
@@ -31,6 +33,14 @@ fn report(report: &Report) -> Value {
         "windows": windows.collect::<Vec<_>>(),
         "series": series(report.series()),
     })
+}
+
+fn rejected(report: &Report, window: usize) -> Value {
+    let reasons = report.reasons(window).into_iter().map(|refused| {
+        let value = json!({ "share": refused.share, "p50": refused.p50, "p99": refused.p99 });
+        (refused.reason.to_owned(), value)
+    });
+    Value::Object(reasons.collect())
 }
 
 fn rows(report: &Report, rows: &[Row], window: usize, group: Option<usize>) -> Value {

@@ -1,6 +1,6 @@
 //! What runs came to, in rows with names and units: what every form of the report is made of.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::plan::Plan;
 use crate::config::scenario::LimitWord;
@@ -8,7 +8,7 @@ use crate::gate::{Budget, RejectReason};
 use crate::simulate::figures::{Figure, Figures};
 use crate::simulate::scenario::{Protection, Scenario};
 use crate::simulate::suite::in_parallel;
-use crate::simulate::tally::{Bin, Counted};
+use crate::simulate::tally::{Bin, Counted, GroupTally};
 
 /// A plan, run with all of its seeds.
 #[derive(Debug)]
@@ -20,6 +20,18 @@ pub(super) struct Report {
     runs: Vec<Counted>,
     /// Attempts simulated a second and thread.
     pub(super) speed: f64,
+}
+
+/// Who was turned away for one reason.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused {
+    pub(super) reason: &'static str,
+    /// Of all attempts.
+    pub(super) share: f64,
+    /// Median time to the rejection, ms.
+    pub(super) p50: f64,
+    /// 99 % came within, ms.
+    pub(super) p99: f64,
 }
 
 /// How a number is written, and what it counts.
@@ -123,15 +135,20 @@ impl Report {
         Cell { median: values.get(values.len() / 2).copied(), worst: worst.copied() }
     }
 
-    /// Each reason for which somebody was turned away in a window, with its part of the attempts.
-    pub(super) fn reasons(&self, window: usize) -> Vec<(&'static str, f64)> {
-        let totals: Vec<_> = self.runs.iter().map(|run| run.windows[window].total()).collect();
-        let attempts: u64 = totals.iter().map(|total| total.attempts).sum();
-        let part = |reason: &RejectReason| {
-            let count: u64 = totals.iter().map(|total| total.rejected[*reason as usize]).sum();
-            (count > 0).then(|| (reason.label(), count as f64 / attempts.max(1) as f64))
+    /// Each reason for which somebody was turned away in a window.
+    pub(super) fn reasons(&self, window: usize) -> Vec<Refused> {
+        let mut total = GroupTally::default();
+        self.runs.iter().for_each(|run| total.add(&run.windows[window].total()));
+        let refused = |reason: &RejectReason| {
+            let times = &total.refusals[*reason as usize];
+            (!times.is_empty()).then(|| Refused {
+                reason: reason.label(),
+                share: times.len() as f64 / total.attempts.max(1) as f64,
+                p50: millis(times.quantile(0.5)),
+                p99: millis(times.quantile(0.99)),
+            })
         };
-        RejectReason::ALL.iter().filter_map(part).collect()
+        RejectReason::ALL.iter().filter_map(refused).collect()
     }
 
     /// What happened over time, under the first seed.
@@ -209,16 +226,24 @@ fn few(report: &Report) -> bool {
 /// A line for each reason that occurs.
 fn reasons(columns: &[(&Report, usize)], lines: &mut Vec<TableLine>) {
     let found: Vec<_> = columns.iter().map(|(report, window)| report.reasons(*window)).collect();
-    let mut names: Vec<_> = found.iter().flatten().map(|(name, _)| *name).collect();
+    let mut names: Vec<_> = found.iter().flatten().map(|refused| refused.reason).collect();
     names.sort_unstable();
     names.dedup();
     for name in names {
-        let part = |parts: &Vec<(&str, f64)>| {
-            let part = parts.iter().find(|(other, _)| *other == name);
-            Unit::Share.text(Some(part.map_or(0.0, |(_, part)| *part)))
+        let text = |refused: &Vec<Refused>| match refused.iter().find(|one| one.reason == name) {
+            Some(one) => {
+                let (p50, p99) =
+                    (Unit::Millis.text(Some(one.p50)), Unit::Millis.text(Some(one.p99)));
+                format!("{}, p50 {p50}, p99 {p99}", Unit::Share.text(Some(one.share)))
+            }
+            None => "-".to_owned(),
         };
-        lines.push((name.to_owned(), true, found.iter().map(part).collect()));
+        lines.push((name.to_owned(), true, found.iter().map(text).collect()));
     }
+}
+
+fn millis(time: Option<Duration>) -> f64 {
+    time.unwrap_or_default().as_secs_f64() * 1e3
 }
 
 /// What a limit is called in a title.

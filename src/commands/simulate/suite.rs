@@ -120,5 +120,6 @@ fn object(file: &Path, case: &Case, judged: &[Judged]) -> Value {
             })
         })
         .collect();
-    json!({ "case": case.name, "limit": case.limit.name(), "seeds": case.seeds.len(), "bars": bars })
+    let seeds = case.seeds.len();
+    json!({ "case": case.name, "limit": case.limit.name(), "seeds": seeds, "bars": bars })
 }

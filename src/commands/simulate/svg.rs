@@ -94,7 +94,8 @@ impl Chart<'_> {
             put(
                 &mut svg,
                 format_args!(
-                    "<line class=\"here\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{bottom:.1}\"/>\
+                    "<line class=\"here\" x1=\"{at:.1}\" x2=\"{at:.1}\" \
+                     y1=\"{TOP}\" y2=\"{bottom:.1}\"/>\
                  <text class=\"here\" x=\"{:.1}\" y=\"{:.1}\">{}</text>\n",
                     at + 5.0,
                     y(0.06),
@@ -111,24 +112,35 @@ impl Chart<'_> {
 // === impl Line ===
 
 impl Line<'_> {
+    /// Whether there is nothing to see.
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.iter().all(|value| value.is_nan() || *value == 0.0)
+    }
+
     fn draw(&self, svg: &mut String, top: f64) {
         let last = (self.values.len().max(2) - 1) as f64;
-        let mut points = String::new();
-        for (index, value) in self.values.iter().enumerate() {
-            put(&mut points, format_args!(" {:.1},{:.1}", x(index as f64 / last), y(value / top)));
+        let points = self.values.iter().enumerate();
+        let points: Vec<_> = points.map(|(index, value)| (index as f64 / last, *value)).collect();
+        // What is not a number is a gap.
+        for part in points.split(|(_, value)| value.is_nan()) {
+            let (Some(first), Some(last)) = (part.first(), part.last()) else { continue };
+            let mut points = String::new();
+            for (at, value) in part {
+                put(&mut points, format_args!(" {:.1},{:.1}", x(*at), y(value / top)));
+            }
+            let (points, class) = (points.trim_start(), self.class);
+            if self.filled {
+                let (left, right, bottom) = (x(first.0), x(last.0), y(0.0));
+                put(
+                    svg,
+                    format_args!(
+                        "<polygon class=\"{class}\" points=\"{left:.1},{bottom:.1} {points} \
+                         {right:.1},{bottom:.1}\"/>\n"
+                    ),
+                );
+            }
+            put(svg, format_args!("<polyline class=\"{class}\" points=\"{points}\"/>\n"));
         }
-        let (points, class) = (points.trim_start(), self.class);
-        if self.filled {
-            let (left, right, bottom) = (x(0.0), x(1.0), y(0.0));
-            put(
-                svg,
-                format_args!(
-                    "<polygon class=\"{class}\" points=\"{left:.1},{bottom:.1} {points} \
-                 {right:.1},{bottom:.1}\"/>\n"
-                ),
-            );
-        }
-        put(svg, format_args!("<polyline class=\"{class}\" points=\"{points}\"/>\n"));
     }
 }
 

@@ -114,10 +114,10 @@ fn chart(series: &[Bin]) -> String {
     out
 }
 
-/// How long answers took on average.
+/// How long answers took on average; not a number where there were none.
 pub(super) fn mean_millis(bins: &[Bin]) -> f64 {
     let served: u32 = bins.iter().map(|bin| bin.served).sum();
-    bins.iter().map(|bin| bin.took).sum::<u64>() as f64 / 1e3 / f64::from(served.max(1))
+    bins.iter().map(|bin| bin.took).sum::<u64>() as f64 / 1e3 / f64::from(served)
 }
 
 fn line(label: &str, values: &[f64], scale: f64, highest: f64) -> String {

@@ -111,7 +111,7 @@ impl Engine<'_> {
                 <= self.service_p90(group);
         let tally = self.tally(group);
         tally.rejected[rejection.reason as usize] += 1;
-        tally.refusal.record(after);
+        tally.refusals[rejection.reason as usize].record(after);
         if hopeless {
             tally.hopeless.record(after);
         }
