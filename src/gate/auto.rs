@@ -31,7 +31,7 @@ const START: u32 = 16;
 /// How far above what the application can work on the level lies: the probe then lies just below.
 const HEADROOM: f64 = 1.25;
 /// A probe, as a part of the level.
-const PROBE: f64 = 0.75;
+const PROBE: f64 = 0.77;
 /// Completions to measure a level, a probe, and a probe while searching.
 const LEVEL_SAMPLES: u32 = 150;
 const PROBE_SAMPLES: u32 = 40;
@@ -49,6 +49,8 @@ const SPAN: f64 = 2.0;
 /// One of so many probes tries twice as much, and one of so many half.
 const UPWARDS: u32 = 10;
 const HALVES: u32 = 30;
+/// A ceiling holds for so many probes.
+const CEILING: u32 = 40;
 /// What is left of the level where the application fails.
 const BACK_OFF: f64 = 0.85;
 /// Completions at the limit, in parts of all, that make a window count.
@@ -82,6 +84,11 @@ pub(super) struct Auto {
     spell: u32,
     /// Since the search at the beginning.
     probes: u32,
+    /// The level stays below this for so many probes.
+    ceiling: f64,
+    ceiling_for: u32,
+    /// The time that one took in the latest window, in seconds.
+    pace: f64,
     /// Half of the level seemed to be enough.
     suspect: bool,
     /// How uncertain the level is: a variance, relative to it.
@@ -123,6 +130,12 @@ enum Arm {
     Up,
 }
 
+/// The level for an application that can work on so many at once. Half a place more keeps the probe
+/// of a small level from being rounded to far below.
+fn with_headroom(useful: f64) -> f64 {
+    HEADROOM * useful + 0.5
+}
+
 // === impl Auto ===
 
 impl Auto {
@@ -140,6 +153,9 @@ impl Auto {
             search: Some(Search::Any),
             spell: 0,
             probes: 0,
+            ceiling: 0.0,
+            ceiling_for: 0,
+            pace: 0.0,
             suspect: false,
             doubt: FIRST_DOUBT.powi(2),
             surprise: 0.0,
@@ -206,12 +222,17 @@ impl Auto {
 
     /// How much more the times of requests vary than those of a Poisson process.
     fn spread(&self) -> f64 {
-        let squared = self.service.powi(2).max(f64::MIN_POSITIVE);
-        ((1.0 + self.variance / squared) / 2.0).clamp(0.5, 4.0)
+        ((1.0 + self.variation()) / 2.0).clamp(0.5, 4.0)
+    }
+
+    /// The squared coefficient of variation of service times.
+    fn variation(&self) -> f64 {
+        self.variance / self.service.powi(2).max(f64::MIN_POSITIVE)
     }
 
     fn conclude(&mut self, now: Time) {
         let window = std::mem::take(&mut self.window);
+        self.pace = window.pace().unwrap_or(self.service);
         if self.backs_off(&window) {
             self.decide(AutoDecision::BackOff);
             self.below = None;
@@ -235,6 +256,7 @@ impl Auto {
         {
             self.report(elasticity, &below);
             self.correct(&below, &level);
+            self.make_room(&below, &level);
         }
         self.at_level = Some(level);
         self.next_probe()
@@ -243,9 +265,9 @@ impl Auto {
     /// Moves the level towards what was measured, as far as that is more certain than the level
     /// (a Kalman filter of one number).
     fn correct(&mut self, below: &Measured, level: &Measured) {
-        let noise = self.spread() * (1.0 / below.ended + 1.0 / level.ended);
+        let noise = self.variation().clamp(0.2, 4.0) * (1.0 / below.ended + 1.0 / level.ended);
         self.doubt += DRIFT.powi(2);
-        let off = HEADROOM * below.useful(level, &self.lanes) / self.level - 1.0;
+        let off = with_headroom(below.useful(level, &self.lanes)) / self.level - 1.0;
         let surprise = off / (self.doubt + noise).sqrt();
         let changed = surprise.abs().min(self.surprise.abs()) > SURPRISE
             && surprise.signum() == self.surprise.signum();
@@ -257,6 +279,23 @@ impl Auto {
         self.doubt *= 1.0 - gain;
         if off > 0.0 || self.spell >= PERSISTENT {
             self.move_to(self.level * (1.0 + gain * off));
+        }
+        if changed && off > 0.0 && self.ceiling_for == 0 {
+            self.search = Some(Search::Up);
+        }
+    }
+
+    /// Where the short requests of one lane queue up inside the application behind the long ones of
+    /// another, nothing that waits there can be put in order: the level stays below for a while.
+    fn make_room(&mut self, below: &Measured, level: &Measured) {
+        self.ceiling_for = self.ceiling_for.saturating_sub(1);
+        if below.crowds_out(level) {
+            self.ceiling = (level.in_flight - 1.0).max(below.in_flight);
+            self.ceiling_for = CEILING;
+            self.jump_to(below.in_flight);
+        }
+        if self.ceiling_for > 0 && self.level > self.ceiling {
+            self.move_to(self.ceiling);
         }
     }
 
@@ -298,7 +337,7 @@ impl Auto {
                 return Arm::Down;
             }
         } else if elasticity < 0.7 && self.probes == 0 {
-            self.jump_to(HEADROOM * below.useful(&level, &self.lanes));
+            self.jump_to(with_headroom(below.useful(&level, &self.lanes)));
         }
         self.search = None;
         Arm::Level
@@ -313,7 +352,7 @@ impl Auto {
         if let Some(elasticity) = elasticity.filter(|elasticity| *elasticity > 0.45) {
             self.report(elasticity, &level);
             if elasticity < 0.8 {
-                self.jump_to(HEADROOM * level.useful(&above, &self.lanes));
+                self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
             } else {
                 self.jump_to(above.in_flight);
                 if filled && self.limit_of(self.level) < self.limits.max {
@@ -389,7 +428,8 @@ impl Auto {
         };
         self.window = Window::default();
         if self.limit != before {
-            self.settled = now + Duration::from_secs_f64(SETTLE * self.service);
+            let settle = SETTLE * self.service.max(self.pace);
+            self.settled = now + Duration::try_from_secs_f64(settle).unwrap_or_default();
         }
     }
 
