@@ -81,6 +81,9 @@ pub struct SimulateArgs {
     /// Run all cases of a scenario file, or of each in a directory, and hold them to their bars
     #[arg(long, value_name = "PATH")]
     suite: Option<PathBuf>,
+    /// Name each run of a suite before it begins: a broken invariant ends the process
+    #[arg(long, requires = "suite")]
+    announce: bool,
     /// Show another configuration, or another --limit, beside the first under the same traffic
     #[arg(long, value_name = "FILE|LIMIT", conflicts_with = "suite")]
     compare: Option<String>,

@@ -41,6 +41,8 @@ pub struct Bar {
     pub min: Option<f64>,
     /// It must not be more.
     pub max: Option<f64>,
+    /// It holds for every case, and is not in its file.
+    pub implied: bool,
 }
 
 /// What became of one bar.
@@ -115,7 +117,10 @@ fn case(
     };
     let scenario = build::scenario(file, &tables, &name, limit)?;
     let bars = table.bars.iter().flatten().filter(|bar| applies(bar, limit));
-    let bars = bars.map(|table| bar(file, &scenario, table)).collect::<Result<_, _>>()?;
+    let mut bars = bars.map(|table| bar(file, &scenario, table)).collect::<Result<Vec<_>, _>>()?;
+    if bars.iter().all(|bar| bar.figure != Figure::Violations) {
+        bars.push(Bar::no_violations());
+    }
     let first = tables.first_seed.unwrap_or(1);
     let seeds = (first..).take(tables.seeds.unwrap_or(20).max(1) as usize).collect();
     Ok(Case { name, case: table.name.clone(), limit, scenario, bars, seeds })
@@ -149,6 +154,7 @@ fn bar(file: &ScenarioFile, scenario: &Scenario, table: &BarTable) -> Result<Bar
         window: table.window,
         min: table.min,
         max: table.max,
+        implied: false,
     })
 }
 
@@ -167,10 +173,13 @@ fn group(
 // === impl Case ===
 
 impl Case {
-    /// Runs all seeds, on so many threads, and judges each bar by the worst.
+    /// Runs all seeds, on so many threads, and judges each bar by the worst; tells `before` of each.
     #[must_use]
-    pub fn judge(&self, threads: usize) -> Vec<Judged> {
-        let measured = in_parallel(&self.seeds, threads, |seed| self.measure(seed));
+    pub fn judge(&self, threads: usize, before: impl Fn(u64) + Sync) -> Vec<Judged> {
+        let measured = in_parallel(&self.seeds, threads, |seed| {
+            before(seed);
+            self.measure(seed)
+        });
         let judge = |(index, bar): (usize, &Bar)| {
             let values: Vec<_> = measured.iter().map(|values| values[index]).collect();
             bar.judge(&values, &self.seeds)
@@ -189,6 +198,12 @@ impl Case {
 // === impl Bar ===
 
 impl Bar {
+    /// No promise of the gate is seen broken.
+    fn no_violations() -> Bar {
+        let figure = Figure::Violations;
+        Bar { figure, group: None, window: None, min: None, max: Some(0.0), implied: true }
+    }
+
     /// Whether a value is good enough.
     #[must_use]
     pub fn holds(&self, value: f64) -> bool {
@@ -310,7 +325,7 @@ mod tests {
     use super::*;
 
     fn bar(min: Option<f64>, max: Option<f64>) -> Bar {
-        Bar { figure: Figure::Goodput, group: None, window: None, min, max }
+        Bar { figure: Figure::Goodput, group: None, window: None, min, max, implied: false }
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub(super) fn run(args: &SimulateArgs, path: &Path) -> Result<ExitCode, String> 
                 continue;
             }
             choose_seeds(args, &mut case);
-            let judged = case.judge(args.threads());
+            let mut judged = case.judge(args.threads(), |seed| {
+                if args.announce {
+                    eprintln!("{}", replay(&file, &case, seed));
+                }
+            });
+            judged.retain(|judged| !judged.holds || !judged.bar.implied);
             bars += judged.len();
             failed += judged.iter().filter(|judged| !judged.holds).count();
             match args.format {
