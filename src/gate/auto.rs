@@ -58,9 +58,15 @@ const SATURATED: f64 = 0.9;
 /// The level goes down only after so many completions without a pause in saturation: a gate that is
 /// full now and then is not overloaded, and is full just when the application happens to be slow.
 const PERSISTENT: u32 = 250;
+/// A gate that has been saturated for so long is overloaded, even if it turns nobody away.
+const LONG: Duration = Duration::from_secs(5);
 /// More failures than this mean overload; more than `OUTAGE`, that it is down for other reasons.
 const FAILURES: f64 = 0.02;
 const OUTAGE: f64 = 0.5;
+/// Clients that left, as a part, that make a window worthless; so many such windows in a row mean
+/// that the application does not answer in time any more.
+const LOST: f64 = 0.5;
+const IN_VAIN: u32 = 3;
 /// Requests over which service times are averaged.
 const SMOOTHING: f64 = 64.0;
 
@@ -80,13 +86,20 @@ pub(super) struct Auto {
     below: Option<Measured>,
     /// Little is known: probes are wide, and lead from one to the next.
     search: Option<Search>,
-    /// Requests that ended since the gate is saturated.
+    /// Requests that ended since the gate is saturated, since when, and how many had been turned
+    /// away by then.
     spell: u32,
+    spell_began: Time,
+    turned_away: u64,
+    /// The gate is overloaded: it turns requests away, or is saturated for long.
+    overloaded: bool,
     /// Since the search at the beginning.
     probes: u32,
     /// The level stays below this for so many probes.
     ceiling: f64,
     ceiling_for: u32,
+    /// Windows in a row in which most clients left.
+    in_vain: u32,
     /// The time that one took in the latest window, in seconds.
     pace: f64,
     /// Half of the level seemed to be enough.
@@ -112,6 +125,8 @@ pub(super) struct Sample {
     pub(super) outcome: Outcome,
     /// Before its slot came back.
     pub(super) in_flight: u32,
+    /// How many were turned away so far.
+    pub(super) turned_away: u64,
 }
 
 /// Which way a search goes.
@@ -152,9 +167,13 @@ impl Auto {
             below: None,
             search: Some(Search::Any),
             spell: 0,
+            spell_began: now,
+            turned_away: 0,
+            overloaded: false,
             probes: 0,
             ceiling: 0.0,
             ceiling_for: 0,
+            in_vain: 0,
             pace: 0.0,
             suspect: false,
             doubt: FIRST_DOUBT.powi(2),
@@ -191,8 +210,11 @@ impl Auto {
         }
         self.window.add(sample, self.limit);
         self.spell = self.spell.saturating_add(1);
+        let long = sample.now.since(self.spell_began) >= LONG;
+        self.overloaded = long || sample.turned_away > self.turned_away;
         if self.window.ended() >= 8 && self.is_slack() {
             (self.spell, self.below) = (0, None);
+            (self.spell_began, self.turned_away) = (sample.now, sample.turned_away);
             return self.enter(Arm::Level, sample.now);
         }
         let needed = self.needed();
@@ -232,9 +254,15 @@ impl Auto {
 
     fn conclude(&mut self, now: Time) {
         let window = std::mem::take(&mut self.window);
-        self.pace = window.pace().unwrap_or(self.service);
-        if self.backs_off(&window) {
+        self.pace = window.pace();
+        // Where most clients leave, throughput says little of the application.
+        let in_vain = window.part(window.lost) > LOST;
+        self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
+        let backs_off = self.backs_off(&window);
+        if backs_off {
             self.decide(AutoDecision::BackOff);
+        }
+        if in_vain || backs_off {
             self.below = None;
             return self.enter(Arm::Level, now);
         }
@@ -301,6 +329,9 @@ impl Auto {
 
     /// Three quarters, most of the time; in between twice as much, and half.
     fn next_probe(&mut self) -> Arm {
+        if matches!(self.search, Some(Search::Any | Search::Up)) {
+            return Arm::Up;
+        }
         if self.search.is_none() {
             self.probes += 1;
             if self.probes % UPWARDS == 0 {
@@ -311,8 +342,12 @@ impl Auto {
                 self.search = Some(Search::Down);
             }
         }
-        let up = matches!(self.search, Some(Search::Any | Search::Up)) || !self.can_go_down();
-        if up { Arm::Up } else { Arm::Down }
+        match (self.overloaded, self.can_go_down()) {
+            // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
+            (false, _) => Arm::Level,
+            (true, false) => Arm::Up,
+            (true, true) => Arm::Down,
+        }
     }
 
     /// With fewer in flight: did throughput fall with them?
@@ -361,6 +396,10 @@ impl Auto {
                 }
             }
         } else if search == Some(Search::Any) && overloaded {
+            if !self.overloaded {
+                self.search = search;
+                return Arm::Level;
+            }
             self.search = Some(Search::Down);
             if self.can_go_down() {
                 self.at_level = Some(level);
@@ -375,11 +414,10 @@ impl Auto {
     fn backs_off(&mut self, window: &Window) -> bool {
         let slow = self.limits.max_latency.is_some_and(|max| self.service > max.as_secs_f64());
         let failing = (FAILURES..OUTAGE).contains(&window.part(window.failed));
-        // Nearly all clients lost patience with the application.
-        let in_vain = window.part(window.lost) > 0.9;
-        if !(slow || failing || in_vain) {
+        if !(slow || failing || self.in_vain >= IN_VAIN) {
             return false;
         }
+        self.in_vain = 0;
         self.level = self.bounded(self.level * BACK_OFF);
         self.doubt = FIRST_DOUBT.powi(2);
         true

@@ -124,6 +124,7 @@ impl Gate {
         self.leave_queue(index);
         let waiter = self.waiters.get(index);
         self.rejected_class[usize::from(waiter.class)] += 1;
+        self.turned_away += 1;
         self.lanes[waiter.lane as usize].band(usize::from(waiter.class)).note_failure();
         let rejection = self.lanes[waiter.lane as usize].reject(self.now, reason);
         self.resolve(index, State::Refused(rejection));

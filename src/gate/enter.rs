@@ -47,6 +47,7 @@ impl Gate {
 
     fn turn_away(&mut self, arrival: &Arrival, reason: RejectReason) -> Verdict {
         self.rejected_class[arrival.class.index()] += 1;
+        self.turned_away += 1;
         Verdict::Rejected(self.lanes[arrival.lane].reject(self.now, reason))
     }
 

@@ -92,9 +92,9 @@ impl Window {
         f64::from(self.completed) / self.seconds().max(1e-9)
     }
 
-    /// The time that one took, by Little's law; `None` if nothing was answered.
-    pub(super) fn pace(&self) -> Option<f64> {
-        (self.completed > 0).then(|| self.in_flight / f64::from(self.completed))
+    /// The time that one took, by Little's law.
+    pub(super) fn pace(&self) -> f64 {
+        self.in_flight / f64::from(self.ended().max(1))
     }
 
     pub(super) fn close(self) -> Measured {
