@@ -173,7 +173,8 @@ fn group(
 // === impl Case ===
 
 impl Case {
-    /// Runs all seeds, on so many threads, and judges each bar by the worst; tells `before` of each.
+    /// Runs all seeds, on so many threads, and judges each bar by the worst. `before` is told of
+    /// each seed.
     #[must_use]
     pub fn judge(&self, threads: usize, before: impl Fn(u64) + Sync) -> Vec<Judged> {
         let measured = in_parallel(&self.seeds, threads, |seed| {
