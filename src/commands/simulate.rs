@@ -51,7 +51,7 @@ pub struct SimulateArgs {
     /// How many requests the application works on at once [default: 16]
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
-    /// The route of the requests [default: the first]
+    /// The route of the requests [default: the one that takes what no other does]
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
     /// How long a client waits for an answer [default: 1s]
