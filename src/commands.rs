@@ -5,6 +5,7 @@ pub mod demo;
 pub mod healthcheck;
 pub mod run;
 pub mod simulate;
+mod table;
 
 use std::process::ExitCode;
 
@@ -45,7 +46,7 @@ enum Command {
     /// See overload, and what tidegate does about it, on this machine
     Demo(demo::DemoArgs),
     /// See what the gate does with an application and its load, in virtual time
-    Simulate(simulate::SimulateArgs),
+    Simulate(Box<simulate::SimulateArgs>),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
 }

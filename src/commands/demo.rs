@@ -5,7 +5,6 @@
 
 mod app;
 mod load;
-mod table;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -16,12 +15,12 @@ use clap::Args;
 use tokio::runtime::Handle;
 
 use super::fail;
+use super::table::Table;
 use crate::config::{self, Overrides};
 use crate::gate::RejectReason;
 use crate::sidecar::{Sidecar, raise_descriptors};
 use app::App;
 use load::{End, Load, Outcome, play};
-use table::Table;
 
 /// See overload, and what tidegate does about it, on this machine: under 30 seconds, nothing to set
 /// up.

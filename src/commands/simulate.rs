@@ -1,20 +1,26 @@
 //! `tidegate simulate`: what the gate would do with an application and its clients, without either.
 //!
 //! Here: the flags, and which of the ways to look at it is asked for. `plan` makes scenarios of
-//! flags and files; `runs` runs them; the others show what came of it.
+//! flags and files; `report` runs them; the others show what came of it.
 
+mod html;
+mod json;
 mod plan;
+mod report;
 mod suite;
+mod svg;
+mod sweep;
+mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
 use super::{EXIT_CONFIG, EXIT_FAILED};
 use crate::config::scenario::{Law, LimitWord, Rate, Span};
-use crate::simulate::figures::{Figure, Figures};
+use report::Report;
+use sweep::Sweep;
 
 /// See what the gate does with an application and its load, in virtual time.
 #[derive(Args, Clone, Debug)]
@@ -22,6 +28,8 @@ use crate::simulate::figures::{Figure, Figures};
 Examples:
   tidegate simulate --rate 1200/s --service exp:20ms --workers 16
   tidegate simulate -c tidegate.toml --rate 1200/s --workers 16 --route search
+  tidegate simulate --rate 1200/s --sweep max_in_flight=4..256
+  tidegate simulate -c old.toml --compare new.toml --rate 1200/s --html page.html
   tidegate simulate --suite config/scenarios --seeds 20 --limit auto")]
 pub struct SimulateArgs {
     /// The configuration whose limits are tried [default: those of a user who says nothing]
@@ -43,7 +51,7 @@ pub struct SimulateArgs {
     /// How many requests the application works on at once [default: 16]
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
-    /// The route of the requests [default: the first]
+    /// The route of the requests [default: the one that takes what no other does]
     #[arg(long, value_name = "NAME")]
     route: Option<String>,
     /// How long a client waits for an answer [default: 1s]
@@ -73,6 +81,18 @@ pub struct SimulateArgs {
     /// Run all cases of a scenario file, or of each in a directory, and hold them to their bars
     #[arg(long, value_name = "PATH")]
     suite: Option<PathBuf>,
+    /// Name each run of a suite before it begins: a broken invariant ends the process
+    #[arg(long, requires = "suite")]
+    announce: bool,
+    /// Show another configuration, or another --limit, beside the first under the same traffic
+    #[arg(long, value_name = "FILE|LIMIT", conflicts_with = "suite")]
+    compare: Option<String>,
+    /// Try one value after the other: max_in_flight=4..256, max_in_flight=4..64+4, max_queue=0,64
+    #[arg(long, value_name = "KEY=VALUES", conflicts_with_all = ["suite", "compare"])]
+    sweep: Option<Sweep>,
+    /// Write a page with charts, too
+    #[arg(long, value_name = "FILE", conflicts_with = "suite")]
+    html: Option<PathBuf>,
     /// The form of the report
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     format: ReportFormat,
@@ -101,23 +121,43 @@ pub fn run(args: &SimulateArgs) -> ExitCode {
 }
 
 fn show(args: &SimulateArgs) -> Result<ExitCode, String> {
-    let plan = plan::plan(args)?;
-    let began = Instant::now();
-    let counted = crate::simulate::run(&plan.scenario, plan.seeds[0]);
-    let took = began.elapsed().as_secs_f64();
-    let figures = Figures::new(&plan.scenario, &counted);
-    for (name, figure) in Figure::ALL {
-        if let Some(value) = figures.value(figure, 0, None) {
-            println!("{name:>20}  {value:.4}");
+    if let Some(sweep) = &args.sweep {
+        let swept = sweep.run(args)?;
+        match args.format {
+            ReportFormat::Text => print!("{}", swept.text()),
+            ReportFormat::Json => println!("{:#}", swept.json()),
         }
+        return page(args, || html::sweep(&swept));
     }
-    let total = counted.windows[0].total();
-    println!("rejected by reason {:?}", total.rejected);
-    println!(
-        "{} attempts in {took:.3} s: {:.0}/s",
-        counted.attempts,
-        counted.attempts as f64 / took
-    );
+    let limit = report::limit_title(args.limit, args.max_in_flight.as_deref());
+    let title = args.config.as_deref().map_or(limit, plan::stem);
+    let mut reports = vec![Report::of(&title, plan::plan(args)?, args.threads())];
+    if let Some(other) = &args.compare {
+        let (title, plan) = match other.parse::<LimitWord>() {
+            Ok(limit) => {
+                let args = SimulateArgs { limit: Some(limit), ..args.clone() };
+                (limit.name().to_owned(), plan::plan(&args)?)
+            }
+            Err(_) => {
+                let path = Path::new(other);
+                (plan::stem(path), plan::plan_with(args, Some(path))?)
+            }
+        };
+        reports.push(Report::of(&title, plan, args.threads()));
+    }
+    match args.format {
+        ReportFormat::Text => print!("{}", text::text(&reports)),
+        ReportFormat::Json => println!("{:#}", json::json(&reports)),
+    }
+    page(args, || html::reports(&reports))
+}
+
+/// Writes the page, if one is asked for.
+fn page(args: &SimulateArgs, make: impl Fn() -> String) -> Result<ExitCode, String> {
+    if let Some(path) = &args.html {
+        std::fs::write(path, make()).map_err(|error| format!("{}: {error}", path.display()))?;
+        eprintln!("tidegate: the page is in {}", path.display());
+    }
     Ok(ExitCode::SUCCESS)
 }
 

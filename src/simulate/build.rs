@@ -1,4 +1,4 @@
-//! From the tables of a scenario file to a [`Scenario`]: every default applied, every range checked.
+//! From the tables of a scenario file to a [`Scenario`]: defaults applied, ranges checked.
 
 use std::time::Duration;
 

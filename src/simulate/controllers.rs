@@ -251,11 +251,12 @@ mod tests {
         for count in 50..1_000 {
             controller.sample(sample((20 + count) * MS, 20 * MS, 3));
         }
-        assert!(controller.limit() >= 12, "{}", controller.limit());
+        let high = controller.limit();
+        assert!(high > 50, "{high}");
         for count in 1_000..1_450 {
             controller.sample(sample((20 + count) * MS, 200 * MS, 3));
         }
-        assert!(controller.limit() < 12, "{}", controller.limit());
+        assert!(controller.limit() < high / 3, "{}", controller.limit());
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod clients;
 mod service;
 
+use std::collections::VecDeque;
+
 use super::app::App;
 use super::events::{Events, What};
 use super::guard::Guard;
@@ -34,6 +36,8 @@ struct Engine<'s> {
     guard: Option<Guard>,
     requests: Vec<Request>,
     free: Vec<u32>,
+    /// When the gate gives a request up, and which: the slot that it has had since then.
+    overdue: VecDeque<(u64, u32, u64)>,
     /// Clients that wait for an answer or for their next attempt.
     present: u32,
     /// One for each group: its calls, and what their first attempts are like.
@@ -58,6 +62,8 @@ struct Request {
     attempt: u32,
     /// The window in which the call was made.
     call_window: u32,
+    /// When the call was made.
+    called: u64,
     arrived: u64,
     granted: u64,
     work: u64,
@@ -96,6 +102,7 @@ impl<'s> Engine<'s> {
             guard: (scenario.protection != Protection::None).then(|| Guard::new(scenario, seed)),
             requests: Vec::new(),
             free: Vec::new(),
+            overdue: VecDeque::new(),
             present: 0,
             traffic: (0..groups).map(|group| Random::new(seed, group as u64)).collect(),
             aftermath: Random::new(seed, 1 << 32),
@@ -135,7 +142,8 @@ impl<'s> Engine<'s> {
             let planned = self.events.next();
             let (done, expires) =
                 (self.app.next(), self.guard.as_ref().map_or(u64::MAX, Guard::next));
-            let next = planned.min(done).min(expires);
+            let overdue = self.next_overdue();
+            let next = planned.min(done).min(expires).min(overdue);
             if next >= self.end && self.present == 0 {
                 return;
             }
@@ -145,6 +153,8 @@ impl<'s> Engine<'s> {
                 if let Some(guard) = &mut self.guard {
                     guard.expire(self.now);
                 }
+            } else if overdue <= self.now {
+                self.time_out();
             } else if done <= self.now {
                 if let Some(request) = self.app.finish(self.now) {
                     self.worked(request);

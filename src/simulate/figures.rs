@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fairness::{self, Fairness};
 use super::laws;
-use super::scenario::Scenario;
+use super::scenario::{Protection, Scenario};
 use super::tally::{BIN, Counted, GroupTally, Tally};
 
 /// A question to a run.
@@ -57,7 +57,8 @@ pub enum Figure {
     Jain,
     /// The part of calls not answered, of clients that asked for less than their share.
     LossBelowShare,
-    /// Seconds until 95 % of calls were answered for five seconds on end.
+    /// Seconds until the first of five on end in each of which 95 % of the calls made were answered
+    /// in time, at any attempt.
     Recovery,
     /// The mean limit.
     Limit,
@@ -169,6 +170,7 @@ impl<'r> Figures<'r> {
             Figure::Jain => self.fairness(tally).jain,
             Figure::LossBelowShare => self.fairness(tally).loss_below_share,
             Figure::Recovery => self.recovery(),
+            Figure::Limit if self.scenario.protection == Protection::None => None,
             Figure::Limit => part(tally.limits.0, f64::from(tally.limits.1)),
             Figure::GrantShare => part(of.grants as f64, tally.total().grants as f64),
             Figure::WastedOfOracle | Figure::P99OfAlone => None,
@@ -211,8 +213,8 @@ impl<'r> Figures<'r> {
         let mut good = 0;
         for (second, bins) in self.counted.series.get(begin..)?.chunks_exact(4).enumerate() {
             let calls: u32 = bins.iter().map(|bin| bin.calls).sum();
-            let served: u32 = bins.iter().map(|bin| bin.served).sum();
-            good = if f64::from(served) >= 0.95 * f64::from(calls) { good + 1 } else { 0 };
+            let answered: u32 = bins.iter().map(|bin| bin.answered).sum();
+            good = if f64::from(answered) >= 0.95 * f64::from(calls) { good + 1 } else { 0 };
             if good == 5 {
                 return Some((second - 4) as f64);
             }
@@ -240,8 +242,8 @@ fn time(figure: Figure, of: &GroupTally) -> Option<Duration> {
         Figure::P99 => of.latency.quantile(0.99),
         Figure::WaitP50 => of.wait.quantile(0.5),
         Figure::WaitP99 => of.wait.quantile(0.99),
-        Figure::RefusalP50 => of.refusal.quantile(0.5),
-        Figure::RefusalP99 => of.refusal.quantile(0.99),
+        Figure::RefusalP50 => of.refusal().quantile(0.5),
+        Figure::RefusalP99 => of.refusal().quantile(0.99),
         Figure::HopelessP99 => of.hopeless.quantile(0.99),
         _ => None,
     }

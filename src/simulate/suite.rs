@@ -41,6 +41,8 @@ pub struct Bar {
     pub min: Option<f64>,
     /// It must not be more.
     pub max: Option<f64>,
+    /// It holds for every case, and is not in its file.
+    pub implied: bool,
 }
 
 /// What became of one bar.
@@ -81,15 +83,24 @@ pub fn cases(
     let tables = base.case.take().unwrap_or_default();
     let mut found = Vec::new();
     for table in tables {
-        let limits = match only {
-            Some(limit) => vec![limit],
-            None => table.limits.clone().unwrap_or(vec![LimitWord::Fixed, LimitWord::Auto]),
-        };
-        for limit in limits {
+        let limits = table.limits.clone().unwrap_or(vec![LimitWord::Fixed, LimitWord::Auto]);
+        for limit in chosen(limits, only) {
             found.push(case(file, name, &base, &table, limit)?);
         }
     }
     Ok(found)
+}
+
+/// Who sets the limit of a case. Where the gate is to find it, another rule may be put to the test;
+/// what is about no gate at all stays so.
+fn chosen(own: Vec<LimitWord>, only: Option<LimitWord>) -> Vec<LimitWord> {
+    match only {
+        None => own,
+        Some(_) if own == [LimitWord::None] => own,
+        Some(LimitWord::Fixed) => own.into_iter().filter(|own| *own == LimitWord::Fixed).collect(),
+        Some(only) if own.contains(&LimitWord::Auto) => vec![only],
+        Some(_) => Vec::new(),
+    }
 }
 
 fn case(
@@ -106,7 +117,10 @@ fn case(
     };
     let scenario = build::scenario(file, &tables, &name, limit)?;
     let bars = table.bars.iter().flatten().filter(|bar| applies(bar, limit));
-    let bars = bars.map(|table| bar(file, &scenario, table)).collect::<Result<_, _>>()?;
+    let mut bars = bars.map(|table| bar(file, &scenario, table)).collect::<Result<Vec<_>, _>>()?;
+    if bars.iter().all(|bar| bar.figure != Figure::Violations) {
+        bars.push(Bar::no_violations());
+    }
     let first = tables.first_seed.unwrap_or(1);
     let seeds = (first..).take(tables.seeds.unwrap_or(20).max(1) as usize).collect();
     Ok(Case { name, case: table.name.clone(), limit, scenario, bars, seeds })
@@ -140,6 +154,7 @@ fn bar(file: &ScenarioFile, scenario: &Scenario, table: &BarTable) -> Result<Bar
         window: table.window,
         min: table.min,
         max: table.max,
+        implied: false,
     })
 }
 
@@ -158,10 +173,14 @@ fn group(
 // === impl Case ===
 
 impl Case {
-    /// Runs all seeds, on so many threads, and judges each bar by the worst.
+    /// Runs all seeds, on so many threads, and judges each bar by the worst. `before` is told of
+    /// each seed.
     #[must_use]
-    pub fn judge(&self, threads: usize) -> Vec<Judged> {
-        let measured = in_parallel(&self.seeds, threads, |seed| self.measure(seed));
+    pub fn judge(&self, threads: usize, before: impl Fn(u64) + Sync) -> Vec<Judged> {
+        let measured = in_parallel(&self.seeds, threads, |seed| {
+            before(seed);
+            self.measure(seed)
+        });
         let judge = |(index, bar): (usize, &Bar)| {
             let values: Vec<_> = measured.iter().map(|values| values[index]).collect();
             bar.judge(&values, &self.seeds)
@@ -180,6 +199,12 @@ impl Case {
 // === impl Bar ===
 
 impl Bar {
+    /// No promise of the gate is seen broken.
+    fn no_violations() -> Bar {
+        let figure = Figure::Violations;
+        Bar { figure, group: None, window: None, min: None, max: Some(0.0), implied: true }
+    }
+
     /// Whether a value is good enough.
     #[must_use]
     pub fn holds(&self, value: f64) -> bool {
@@ -301,7 +326,7 @@ mod tests {
     use super::*;
 
     fn bar(min: Option<f64>, max: Option<f64>) -> Bar {
-        Bar { figure: Figure::Goodput, group: None, window: None, min, max }
+        Bar { figure: Figure::Goodput, group: None, window: None, min, max, implied: false }
     }
 
     #[test]
@@ -313,6 +338,15 @@ mod tests {
         assert_eq!((judged.worst, judged.holds), (Some(8.0), true));
         let judged = bar(None, Some(9.0)).judge(&[Some(3.0), None], &[1, 2]);
         assert_eq!((judged.worst, judged.worst_seed, judged.holds), (None, 2, false));
+    }
+
+    #[test]
+    fn another_rule_stands_in_for_the_limit_that_finds_itself() {
+        use LimitWord::{Auto, Fixed, Gradient, None};
+        assert_eq!(chosen(vec![Fixed, Auto], Option::None), [Fixed, Auto]);
+        assert_eq!(chosen(vec![Fixed, Auto], Some(Gradient)), [Gradient]);
+        assert_eq!(chosen(vec![Auto], Some(Fixed)), []);
+        assert_eq!(chosen(vec![None], Some(Auto)), [None]);
     }
 
     #[test]

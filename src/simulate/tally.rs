@@ -37,8 +37,8 @@ pub struct GroupTally {
     pub latency: Histogram,
     /// Attempt to slot.
     pub wait: Histogram,
-    /// Attempt to rejection.
-    pub refusal: Histogram,
+    /// Attempt to rejection, by reason, in the order of [`RejectReason::ALL`].
+    pub refusals: [Histogram; RejectReason::ALL.len()],
     /// Attempt to rejection, of those that could not be answered in time whatever had come first.
     pub hopeless: Histogram,
 }
@@ -75,10 +75,14 @@ pub struct Tally {
 pub struct Bin {
     /// Calls made.
     pub calls: u32,
+    /// Of those, the ones that were answered in time, at any attempt.
+    pub answered: u32,
     /// Attempts made.
     pub attempts: u32,
     /// Attempts answered in time.
     pub served: u32,
+    /// How long those took together, in microseconds.
+    pub took: u64,
     /// Attempts turned away.
     pub rejected: u32,
     /// Attempts whose client waited no longer.
@@ -107,7 +111,8 @@ pub struct Counted {
 // === impl GroupTally ===
 
 impl GroupTally {
-    pub(super) fn add(&mut self, other: &GroupTally) {
+    /// Adds the counts of others.
+    pub fn add(&mut self, other: &GroupTally) {
         self.calls += other.calls;
         self.answered += other.answered;
         self.left += other.left;
@@ -124,8 +129,18 @@ impl GroupTally {
         self.asked += other.asked;
         self.latency.add(&other.latency);
         self.wait.add(&other.wait);
-        self.refusal.add(&other.refusal);
+        for (own, more) in self.refusals.iter_mut().zip(&other.refusals) {
+            own.add(more);
+        }
         self.hopeless.add(&other.hopeless);
+    }
+
+    /// Attempt to rejection, whatever the reason.
+    #[must_use]
+    pub fn refusal(&self) -> Histogram {
+        let mut all = Histogram::default();
+        self.refusals.iter().for_each(|one| all.add(one));
+        all
     }
 }
 

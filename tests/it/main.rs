@@ -25,6 +25,7 @@ mod random;
 mod reject_bytes;
 mod retrying;
 mod shedding;
+mod simulate;
 mod support;
 mod telemetry_metrics;
 mod timeouts;

@@ -22,7 +22,12 @@ pub(super) fn run(args: &SimulateArgs, path: &Path) -> Result<ExitCode, String> 
                 continue;
             }
             choose_seeds(args, &mut case);
-            let judged = case.judge(args.threads());
+            let mut judged = case.judge(args.threads(), |seed| {
+                if args.announce {
+                    eprintln!("{}", replay(&file, &case, seed));
+                }
+            });
+            judged.retain(|judged| !judged.holds || !judged.bar.implied);
             bars += judged.len();
             failed += judged.iter().filter(|judged| !judged.holds).count();
             match args.format {
@@ -120,5 +125,6 @@ fn object(file: &Path, case: &Case, judged: &[Judged]) -> Value {
             })
         })
         .collect();
-    json!({ "case": case.name, "limit": case.limit.name(), "seeds": case.seeds.len(), "bars": bars })
+    let seeds = case.seeds.len();
+    json!({ "case": case.name, "limit": case.limit.name(), "seeds": seeds, "bars": bars })
 }

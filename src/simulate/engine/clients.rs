@@ -27,7 +27,7 @@ impl Engine<'_> {
 
     pub(super) fn call(&mut self, group: usize) {
         let client = self.traffic[group].below(self.scenario.groups[group].clients.max(1));
-        let request = self.place(group as u32, client, 0, self.window as u32);
+        let request = self.place(group as u32, client, 0, (self.window as u32, self.now));
         self.present += 1;
         self.draw(request);
         let work = self.requests[request as usize].work as f64;
@@ -111,7 +111,7 @@ impl Engine<'_> {
                 <= self.service_p90(group);
         let tally = self.tally(group);
         tally.rejected[rejection.reason as usize] += 1;
-        tally.refusal.record(after);
+        tally.refusals[rejection.reason as usize].record(after);
         if hopeless {
             tally.hopeless.record(after);
         }
@@ -123,14 +123,14 @@ impl Engine<'_> {
     pub(super) fn failed(&mut self, index: u32, retry_after: Option<u32>) {
         let request = &self.requests[index as usize];
         let (group, client, attempt) = (request.group, request.client, request.attempt);
-        let call_window = request.call_window;
+        let call = (request.call_window, request.called);
         self.satisfied(index);
         let kind = &self.scenario.groups[group as usize];
         if attempt >= kind.retries {
             return;
         }
         self.present += 1;
-        let again = self.place(group, client, attempt + 1, call_window);
+        let again = self.place(group, client, attempt + 1, call);
         self.draw(again);
         let mut wait = ROUND_TRIP;
         if let Some(backoff) = &kind.backoff {
@@ -151,7 +151,8 @@ impl Engine<'_> {
         self.release(index);
     }
 
-    fn place(&mut self, group: u32, client: u32, attempt: u32, call_window: u32) -> u32 {
+    /// A new attempt; `call` is the window and the instant of the call.
+    fn place(&mut self, group: u32, client: u32, attempt: u32, call: (u32, u64)) -> u32 {
         let index = self.free.pop().unwrap_or(self.requests.len() as u32);
         let generation = self.requests.get(index as usize).map_or(0, |old| old.generation);
         let request = Request {
@@ -159,7 +160,8 @@ impl Engine<'_> {
             group,
             client,
             attempt,
-            call_window,
+            call_window: call.0,
+            called: call.1,
             arrived: self.now,
             granted: 0,
             work: 0,

@@ -2,9 +2,13 @@
 
 use super::super::events::What;
 use super::super::scenario::Protection;
+use super::super::tally::BIN;
 use super::Engine;
 use crate::gate::{Claim, Outcome, RejectReason, Rejection, Slot};
 use std::time::Duration;
+
+/// `response_timeout` of a route that says nothing.
+const RESPONSE_TIMEOUT: u64 = 30_000_000_000;
 
 // === impl Engine ===
 
@@ -43,6 +47,7 @@ impl Engine<'_> {
             return;
         }
         self.requests[index as usize].slot = Some(slot);
+        self.overdue.push_back((now + RESPONSE_TIMEOUT, index, now));
         let tally = self.tally(group);
         tally.grants += 1;
         tally.wait.record(now - arrived);
@@ -103,20 +108,46 @@ impl Engine<'_> {
         self.give_back(index, Outcome::Unknown);
     }
 
+    /// When the gate gives a request up that the application does not answer; far away if never.
+    pub(super) fn next_overdue(&mut self) -> u64 {
+        while let Some((at, index, granted)) = self.overdue.front() {
+            let request = &self.requests[*index as usize];
+            if request.slot.is_some() && request.granted == *granted {
+                return *at;
+            }
+            self.overdue.pop_front();
+        }
+        u64::MAX
+    }
+
+    /// The application has not answered in time. It works on and does not know.
+    pub(super) fn time_out(&mut self) {
+        let Some((_, index, _)) = self.overdue.pop_front() else { return };
+        self.give_back(index, Outcome::TimedOut);
+        if self.requests[index as usize].here {
+            self.error(index);
+        }
+    }
+
     fn served(&mut self, index: u32) {
         let request = &self.requests[index as usize];
         let (group, client, work) = (request.group, request.client, request.work as f64);
         let (call_window, took) = (request.call_window as usize, self.now - request.arrived);
+        let called = (request.called / BIN) as usize;
         let tally = self.tally(group);
         tally.served += 1;
         tally.useful += work;
         tally.latency.record(took);
-        self.bin().into_iter().for_each(|bin| bin.served += 1);
+        if let Some(bin) = self.bin() {
+            bin.served += 1;
+            bin.took += took / 1_000;
+        }
         let client = (self.first_client[group as usize] + client) as usize;
         self.counted.windows[self.window].clients[client].served += work;
         let call = &mut self.counted.windows[call_window];
         call.groups[group as usize].answered += 1;
         call.clients[client].answered += 1;
+        self.counted.series.get_mut(called).into_iter().for_each(|bin| bin.answered += 1);
         self.satisfied(index);
     }
 

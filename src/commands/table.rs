@@ -19,6 +19,15 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// A table of as many columns as `head` has; every row has as many cells.
+    pub(super) fn of(head: Vec<String>) -> Table {
+        Table { rows: vec![head] }
+    }
+
+    pub(super) fn cells(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
     /// The table, indented, with a rule below its head.
     pub(super) fn text(&self) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
@@ -35,6 +44,7 @@ impl Table {
                 };
                 written.expect("writing to a string succeeds");
             }
+            text.truncate(text.trim_end_matches(' ').len());
             text.push('\n');
             if index == 0 {
                 let rule = widths.iter().sum::<usize>() + 3 * columns.saturating_sub(1);
