@@ -84,6 +84,12 @@ impl Admission {
         }
     }
 
+    /// The gate's time in so long: for the deadline of an [`Arrival`].
+    #[must_use]
+    pub fn time_in(&self, remaining: Duration) -> Time {
+        self.now() + remaining
+    }
+
     /// Changes the limits in place; see [`Gate::reconfigure`].
     pub fn reconfigure(&self, limits: &Limits) {
         let now = self.now();

@@ -124,7 +124,7 @@ fn announce(sidecar: &Sidecar) {
             upstream = upstream.name,
             host = upstream.host,
             port = upstream.port,
-            max_in_flight = upstream.max_in_flight,
+            max_in_flight = %upstream.max_in_flight,
             "forwarding"
         );
     }
