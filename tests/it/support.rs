@@ -11,7 +11,7 @@ mod wire;
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tidegate::config::{self, Overrides, Upstream};
@@ -76,6 +76,12 @@ impl Tide {
     /// A new connection of a client.
     pub async fn client(&self) -> Wire {
         Wire::connect(self.address).await
+    }
+
+    /// A new connection of a client at another address of this machine, such as 127.0.0.2.
+    pub async fn client_at(&self, source: &str) -> Wire {
+        let source: IpAddr = source.parse().expect("an address");
+        Wire::connect_from(source, self.address).await
     }
 
     /// The metrics of now.
