@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod healthcheck;
 pub mod run;
+pub mod simulate;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,8 @@ enum Command {
     Check(check::CheckArgs),
     /// See overload, and what tidegate does about it, on this machine
     Demo(demo::DemoArgs),
+    /// See what the gate does with an application and its load, in virtual time
+    Simulate(simulate::SimulateArgs),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
 }
@@ -57,6 +60,7 @@ impl Cli {
             Command::Run(args) => run::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Demo(args) => demo::run(&args),
+            Command::Simulate(args) => simulate::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
         }
     }

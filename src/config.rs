@@ -26,6 +26,7 @@ mod raw;
 mod render;
 mod resolve;
 mod root;
+pub mod scenario;
 mod source;
 mod syntax;
 mod table;

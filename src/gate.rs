@@ -4,21 +4,33 @@
 //! argument, and what the outside must do is said by [`Gate::poll_action`]. The same code therefore
 //! runs in the proxy (behind `admission`) and in every property test.
 //!
-//! One gate stands before one upstream. Its **budget** (`max_in_flight`) is shared by **lanes**,
-//! one for each route; a lane may have a cap of its own, may have part of the budget reserved, or
-//! may stand beside the budget with a bound of its own (streams, exempt routes). Each lane has a
-//! bounded queue, first in, first out. Where several lanes wait for the same slot they take turns.
+//! One gate stands before one upstream. Its **budget** is shared by **lanes**, one for each route; a
+//! lane may have a cap of its own, may have part of the budget reserved, or may stand beside the
+//! budget with a bound of its own (streams, exempt routes). Each lane has a bounded queue. The next
+//! slot goes to the highest **class** that can use it (lower ones have floors), within it to the
+//! lane and within that to the **flow** that has had the least of the application, within that to
+//! who came first or last.
 //!
-//! Read [`Gate::arrive`], then [`Gate::complete`], then `Gate::dispatch`.
+//! A burst is absorbed, a standing queue is not allowed to stay: a queue that has not been empty
+//! for long holds its waits short, until it was empty once.
+//!
+//! Read [`Gate::arrive`], then [`Gate::complete`], then `Gate::dispatch`. Who waits stands in a
+//! `band` (one class of one lane); `ready` says which band is next.
 //!
 //! # Invariants
 //!
 //! - **I1** A slot is granted only where `in_flight + 1 <= limit`, for the budget and for the lane.
 //! - **I2** Nothing is queued beyond the lane's `max_queue`. A smaller `max_queue` fails no waiter.
 //! - **I3** `arrivals = admitted + rejected + abandoned + queued`, for each lane.
-//! - **I4** After any operation no waiter stands beside a slot that it may use.
+//! - **I4** After any operation no waiter stands beside a slot that it may use (unless paused).
 //! - **I5** A slot is given back exactly once.
+//! - **I6** Within a lane nobody is turned away for lack of space while somebody of a lower class
+//!   waits there; the next slot goes to the highest class that can use it. Floors aside.
+//! - **I7** A class that waits gets at least one of each `floor_period` grants of the budget that
+//!   it could use; every wait ends by `max_wait`.
 //! - **I8** The same inputs give the same outputs.
+//!
+//! Lanes that are not held to their limits (`enforce = false`) stand outside of I1, I2 and I4.
 //!
 //! The O(1) ones are checked after every operation, also in production; a broken one aborts the
 //! process, because a gate that miscounts would either let the application drown or starve it,
@@ -34,11 +46,17 @@ macro_rules! invariant {
 }
 
 mod audit;
-mod deadlines;
+mod auto;
+mod band;
+mod dispatch;
+mod enter;
+mod floors;
+mod heap;
 mod lane;
 mod limits;
 mod ready;
 mod retry;
+mod service;
 mod snapshot;
 #[cfg(test)]
 mod testing;
@@ -48,9 +66,12 @@ mod waiters;
 
 use std::task::Waker;
 
-use deadlines::Deadlines;
-use lane::{Lane, Standing};
+use auto::{Auto, Sample};
+use floors::Floors;
+use heap::Heap;
+use lane::Lane;
 use ready::Ready;
+use types::Grant;
 use waiters::{List, NIL, State, Waiters};
 
 pub use limits::{AutoLimits, Budget, Class, LaneKind, LaneLimits, Limits, Order};
@@ -67,16 +88,22 @@ pub struct Gate {
     /// The latest instant seen: callers read their clocks before they take their turn.
     now: Time,
     limit: u32,
+    /// Finds `limit`, where it is to be found.
+    auto: Option<Box<Auto>>,
     in_flight: u32,
     /// Slots of the budget that no reservation covers, in use.
     shared_in_flight: u32,
     /// Slots of the budget that are set aside for single lanes.
     set_aside: u32,
+    /// Requests inside the budget's lanes that were let through without being held to it.
+    shadow_in_flight: u32,
     lanes: Vec<Lane>,
     ready: Ready,
+    floors: Floors,
     waiters: Waiters,
-    deadlines: Deadlines,
+    deadlines: Heap<Time>,
     actions: List,
+    rejected_class: [u64; Class::COUNT],
     draining: bool,
     paused: bool,
 }
@@ -90,14 +117,18 @@ impl Gate {
         let mut gate = Gate {
             now,
             limit: 0,
+            auto: None,
             in_flight: 0,
             shared_in_flight: 0,
             set_aside: 0,
+            shadow_in_flight: 0,
             lanes: Vec::new(),
             ready: Ready::new(),
+            floors: Floors::new(),
             waiters: Waiters::new(),
-            deadlines: Deadlines::default(),
+            deadlines: Heap::new(),
             actions: List::default(),
+            rejected_class: [0; Class::COUNT],
             draining: false,
             paused: false,
         };
@@ -107,31 +138,37 @@ impl Gate {
 
     /// A request arrives at a lane.
     pub fn arrive(&mut self, now: Time, arrival: Arrival) -> Verdict {
-        let lane = arrival.lane;
         self.advance(now);
-        self.lanes[lane].accrue(self.now);
-        self.lanes[lane].count_arrival();
-        let verdict = self.decide(lane as u32);
-        self.check(lane as u32);
+        let lane = arrival.lane as u32;
+        self.lanes[arrival.lane].accrue(self.now);
+        let verdict = self.decide(&arrival);
+        self.lanes[arrival.lane].count_arrival();
+        self.check(lane);
         verdict
     }
 
     /// A slot comes back; it may go on to somebody who waits.
-    pub fn complete(&mut self, now: Time, slot: Slot, _outcome: Outcome) {
+    pub fn complete(&mut self, now: Time, slot: Slot, outcome: Outcome) {
         self.advance(now);
-        let (lane, held) = (slot.lane, self.now.since(slot.granted));
-        slot.consumed();
-        self.lanes[lane as usize].returns.completed(held);
-        self.release(lane);
+        let grant = slot.consumed();
+        let held = self.now.since(grant.at);
+        let here = &mut self.lanes[grant.lane as usize];
+        here.returns.completed(held);
+        if let Outcome::Answered(time) = outcome {
+            here.service.record(time);
+        }
+        self.settle(&grant, held);
+        self.learn(&grant, outcome);
+        self.release(&grant);
         self.dispatch();
-        self.check(lane);
+        self.check(grant.lane);
     }
 
     /// Asks what has become of a ticket. While it waits, `waker` is kept for [`Gate::poll_action`].
     pub fn claim(&mut self, ticket: Ticket, waker: &Waker) -> Claim {
         let index = self.waiters.find(&ticket);
         let waiter = self.waiters.get_mut(index);
-        let (state, lane, arrived) = (waiter.state, waiter.lane, waiter.arrived);
+        let (state, arrived) = (waiter.state, waiter.arrived);
         match state {
             State::Waiting => {
                 match &mut waiter.waker {
@@ -140,9 +177,9 @@ impl Gate {
                 }
                 Claim::Waiting(ticket)
             }
-            State::Granted(granted) => {
+            State::Granted(grant) => {
                 self.forget(index, ticket);
-                Claim::Granted(Slot { lane, granted }, granted.since(arrived))
+                Claim::Granted(Slot::new(grant), grant.at.since(arrived))
             }
             State::Refused(rejection) => {
                 let waited = self.now.since(arrived);
@@ -164,7 +201,7 @@ impl Gate {
                 self.lanes[lane as usize].count_abandoned();
                 Abandoned::Left
             }
-            State::Granted(granted) => Abandoned::WasGranted(Slot { lane, granted }),
+            State::Granted(grant) => Abandoned::WasGranted(Slot::new(grant)),
             State::Refused(_) => Abandoned::WasRejected,
             State::Free => broken("a ticket's place is taken"),
         };
@@ -173,7 +210,7 @@ impl Gate {
         abandoned
     }
 
-    /// Time passes: whoever waited for `max_wait` is turned away.
+    /// Time passes: whoever waited for too long is turned away.
     pub fn expire(&mut self, now: Time) {
         self.advance(now);
     }
@@ -187,13 +224,12 @@ impl Gate {
     /// Changes the limits in place. No waiter is failed and none loses its place: a lower limit
     /// grants nothing until enough has completed, a shorter queue takes no newcomers until its
     /// surplus has left, and who waits already keeps the `max_wait` under which it came. Lanes may
-    /// be added at the end; those beyond the new list keep their limits.
+    /// be added at the end; those beyond the new list keep their limits. A budget that finds
+    /// itself goes on from what it has found.
     pub fn reconfigure(&mut self, now: Time, limits: &Limits) {
         self.advance(now);
-        self.limit = match limits.budget {
-            Budget::Fixed(limit) => limit,
-            Budget::Auto(auto) => 16.clamp(auto.min, auto.max),
-        };
+        self.set_budget(limits.budget);
+        self.floors.set_period(limits.floor_period);
         for (index, lane_limits) in limits.lanes.iter().enumerate() {
             match self.lanes.get_mut(index) {
                 Some(lane) => {
@@ -204,19 +240,11 @@ impl Gate {
                 None => self.lanes.push(Lane::new(*lane_limits, self.now)),
             }
             self.ready.refile(&mut self.lanes, index as u32);
+            self.let_through(index as u32);
         }
         self.set_aside = self.lanes.iter().map(|lane| lane.limits.set_aside()).sum();
         self.shared_in_flight = self.lanes.iter().map(Lane::beyond_reservation).sum();
         self.dispatch();
-    }
-
-    /// Turns away everybody who waits and everybody who comes from now on. Slots in use stay valid.
-    pub fn drain(&mut self, now: Time) {
-        self.advance(now);
-        self.draining = true;
-        while let Some((_, index)) = self.deadlines.first() {
-            self.refuse(index, RejectReason::Draining);
-        }
     }
 
     /// From now on nothing is granted: who comes waits, within the bounds of the queue. For an
@@ -236,8 +264,17 @@ impl Gate {
     /// Sets a fixed budget from outside, as a controller would that is not part of the gate.
     pub fn set_limit(&mut self, now: Time, limit: u32) {
         self.advance(now);
-        self.limit = limit;
+        self.set_budget(Budget::Fixed(limit));
         self.dispatch();
+    }
+
+    /// Turns away everybody who waits and everybody who comes from now on. Slots in use stay valid.
+    pub fn drain(&mut self, now: Time) {
+        self.advance(now);
+        self.draining = true;
+        while let Some((_, index)) = self.deadlines.first() {
+            self.refuse(index, RejectReason::Draining);
+        }
     }
 
     /// The next thing that the shell must do. Call it until it returns `None` after every
@@ -261,142 +298,38 @@ impl Gate {
         Snapshot {
             max_in_flight: self.limit,
             in_flight: self.in_flight,
-            rejected_class: [0; Class::COUNT],
+            rejected_class: self.rejected_class,
             paused: self.paused,
-            auto: None,
+            auto: self.auto.as_ref().map(|auto| auto.snapshot()),
             lanes: self.lanes.iter().map(|lane| lane.snapshot(now, self.limit)).collect(),
         }
     }
 
-    fn decide(&mut self, lane: u32) -> Verdict {
-        let here = &mut self.lanes[lane as usize];
-        if self.draining {
-            return Verdict::Rejected(here.reject(self.now, RejectReason::Draining));
-        }
-        if here.queue.len == 0 && !self.paused && self.has_slot_for(lane) {
-            self.admit(lane);
-            return Verdict::Admitted(Slot { lane, granted: self.now });
-        }
-        let here = &mut self.lanes[lane as usize];
-        if here.queue.len >= here.limits.max_queue {
-            return Verdict::Rejected(here.reject(self.now, RejectReason::QueueFull));
-        }
-        if here.limits.max_wait.is_zero() {
-            return Verdict::Rejected(here.reject(self.now, RejectReason::MaxWait));
-        }
-        let (index, ticket) = self.waiters.insert(lane, self.now);
-        self.waiters.push_back(&mut here.queue, index);
-        let deadline = self.now + here.limits.max_wait;
-        self.deadlines.insert(index, deadline);
-        self.ready.refile(&mut self.lanes, lane);
-        Verdict::Queued(ticket, deadline)
-    }
-
-    /// Whether a lane could use a slot now, were it its turn.
-    fn has_slot_for(&self, lane: u32) -> bool {
-        let here = &self.lanes[lane as usize];
-        let within_cap = here.in_flight < here.limits.cap();
-        let within_budget = match here.limits.kind {
-            LaneKind::Beside => true,
-            LaneKind::Budget if here.in_flight < here.limits.set_aside() => self.has_budget(),
-            LaneKind::Budget => self.has_budget() && self.has_shared(),
-        };
-        within_cap && within_budget
-    }
-
-    fn has_budget(&self) -> bool {
-        self.in_flight < self.limit
-    }
-
-    fn has_shared(&self) -> bool {
-        self.shared_in_flight < self.limit.saturating_sub(self.set_aside)
-    }
-
-    /// Gives every free slot to whose turn it is.
-    fn dispatch(&mut self) {
-        while let Some(lane) = self.next_lane() {
-            let index = self.lanes[lane as usize].queue.head;
-            self.leave_queue(index);
-            self.admit(lane);
-            self.resolve(index, State::Granted(self.now));
-            self.ready.move_to_end(&mut self.lanes, lane);
-            self.lanes[lane as usize].check();
-        }
-    }
-
-    /// The lane that gets the next slot: first who has one reserved, then who may use what is
-    /// shared.
-    fn next_lane(&self) -> Option<u32> {
-        if self.paused {
-            return None;
-        }
-        let beside = self.ready.first(Standing::Beside);
-        if !self.has_budget() {
-            return beside;
-        }
-        let shared = || self.ready.first(Standing::Shared).filter(|_| self.has_shared());
-        beside.or_else(|| self.ready.first(Standing::Reserved)).or_else(shared)
-    }
-
-    fn admit(&mut self, lane: u32) {
-        let here = &mut self.lanes[lane as usize];
-        here.accrue(self.now);
-        let before = here.beyond_reservation();
-        here.admit();
-        if here.limits.kind == LaneKind::Budget {
-            self.shared_in_flight += here.beyond_reservation() - before;
-            self.in_flight += 1;
-            invariant!(self.in_flight <= self.limit, "I1: the budget is never exceeded");
-        }
-    }
-
-    fn release(&mut self, lane: u32) {
-        let here = &mut self.lanes[lane as usize];
-        here.accrue(self.now);
-        let before = here.beyond_reservation();
-        here.release();
-        if here.limits.kind == LaneKind::Budget {
-            invariant!(self.in_flight > 0, "I5: a slot is given back exactly once");
-            self.shared_in_flight -= before - here.beyond_reservation();
-            self.in_flight -= 1;
-        }
-        self.ready.refile(&mut self.lanes, lane);
-    }
-
-    /// Moves the clock and turns away whose time is up: nobody is granted a slot after its
-    /// deadline.
-    fn advance(&mut self, now: Time) {
-        self.now = self.now.max(now);
-        while let Some((deadline, index)) = self.deadlines.first() {
-            if deadline > self.now {
-                break;
+    fn set_budget(&mut self, budget: Budget) {
+        match (budget, &mut self.auto) {
+            (Budget::Fixed(limit), auto) => {
+                *auto = None;
+                self.limit = limit;
             }
-            self.refuse(index, RejectReason::MaxWait);
+            (Budget::Auto(limits), Some(auto)) => auto.set_limits(limits),
+            (Budget::Auto(limits), auto) => *auto = Some(Box::new(Auto::new(self.now, limits))),
+        }
+        if let Some(auto) = &self.auto {
+            self.limit = auto.limit();
         }
     }
 
-    fn refuse(&mut self, index: u32, reason: RejectReason) {
-        self.leave_queue(index);
-        let lane = self.waiters.get(index).lane as usize;
-        let rejection = self.lanes[lane].reject(self.now, reason);
-        self.resolve(index, State::Refused(rejection));
-        self.lanes[lane].check();
-    }
-
-    fn leave_queue(&mut self, index: u32) {
-        let lane = self.waiters.get(index).lane;
-        let here = &mut self.lanes[lane as usize];
-        here.accrue(self.now);
-        self.waiters.unlink(&mut here.queue, index);
-        self.deadlines.remove(index);
-        self.ready.refile(&mut self.lanes, lane);
-    }
-
-    fn resolve(&mut self, index: u32, state: State) {
-        let waiter = self.waiters.get_mut(index);
-        waiter.state = state;
-        waiter.unannounced = true;
-        self.waiters.push_back(&mut self.actions, index);
+    /// Shows the automatic limit how a request went.
+    fn learn(&mut self, grant: &Grant, outcome: Outcome) {
+        let inside = self.lanes[grant.lane as usize].limits.kind == LaneKind::Budget;
+        let Some(auto) = self.auto.as_mut().filter(|_| inside && !grant.shadow) else { return };
+        auto.observe(&Sample {
+            now: self.now,
+            lane: grant.lane as usize,
+            outcome,
+            in_flight: self.in_flight,
+        });
+        self.limit = auto.limit();
     }
 
     /// Frees the place of a ticket that has ended.
@@ -412,7 +345,7 @@ impl Gate {
     /// The O(1) part of the audit, after every operation.
     fn check(&mut self, lane: u32) {
         self.lanes[lane as usize].check();
-        invariant!(self.next_lane().is_none(), "I4: nobody waits beside a slot that it may use");
+        invariant!(self.admissible() == 0, "I4: nobody waits beside a slot that it may use");
     }
 }
 

@@ -7,7 +7,8 @@
 //! (`tests/it/layering.rs`).
 //!
 //! ```text
-//! main -> commands        one file a subcommand: run, check, demo, healthcheck
+//! main -> commands        one file a subcommand: run, check, demo, simulate, healthcheck
+//!         simulate        the gate under virtual time, with models of application and clients
 //!         sidecar         a whole tidegate in one value: start, drain
 //!         server  admin   listeners, workers, connections  |  metrics, health, status
 //!         proxy           one request, start to end: match, admit, forward, respond
@@ -39,6 +40,7 @@ pub mod gate;
 pub mod proxy;
 pub mod server;
 pub mod sidecar;
+pub mod simulate;
 pub mod telemetry;
 pub mod timer;
 pub mod upstream;

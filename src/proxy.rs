@@ -61,7 +61,7 @@ use forward::{forward, prepare};
 use forwarded::Forwarding;
 use lag::Lag;
 use patience::Patience;
-use plan::{Plan, denied_reading, lane_limits, limits, route_reading, upstream_reading};
+use plan::{Plan, denied_reading, route_reading, upstream_reading};
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
@@ -69,7 +69,7 @@ use screen::screen;
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
-pub use plan::MAX_EXEMPT;
+pub use plan::{MAX_EXEMPT, lane_limits, limits};
 pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
 
 /// The client left: its connection is closed without an answer.

@@ -65,9 +65,26 @@ pub struct Rejection {
 /// [`Gate::complete`](super::Gate::complete): dropping it is a broken invariant.
 #[derive(Debug)]
 #[must_use = "a slot must be given back"]
-pub struct Slot {
+pub struct Slot(Grant);
+
+/// What the gate knows of a slot in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grant {
     pub(super) lane: u32,
-    pub(super) granted: Time,
+    pub(super) class: u8,
+    pub(super) at: Time,
+    /// It lies outside the limits: the lane was not held to them.
+    pub(super) shadow: bool,
+    /// What it was taken to cost, if it had to wait.
+    pub(super) charge: Option<Charge>,
+}
+
+/// A cost that was charged to a flow in advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Charge {
+    pub(super) flow: u32,
+    /// Nanoseconds of a slot.
+    pub(super) nanos: u64,
 }
 
 /// A place in a queue. End it with [`Gate::claim`](super::Gate::claim) or
@@ -162,14 +179,20 @@ impl RejectReason {
 // === impl Slot, Ticket ===
 
 impl Slot {
+    pub(super) fn new(grant: Grant) -> Slot {
+        Slot(grant)
+    }
+
     /// The lane that it belongs to.
     #[must_use]
     pub fn lane(&self) -> usize {
-        self.lane as usize
+        self.0.lane as usize
     }
 
-    pub(super) fn consumed(self) {
+    pub(super) fn consumed(self) -> Grant {
+        let grant = self.0;
         std::mem::forget(self);
+        grant
     }
 }
 

@@ -1,13 +1,14 @@
 //! Everyone who waits: one slab, and the lists that run through it.
 //!
-//! A waiter stands in exactly one list: its lane's queue while it waits, the list of actions from
+//! A waiter stands in exactly one list: the queue of its flow while it waits, the list of actions from
 //! its resolution until the shell was told, none after that. One pair of links is therefore enough.
 //! Its place is free again once its ticket was claimed or abandoned.
 
 use std::task::Waker;
 
 use super::time::Time;
-use super::{Rejection, Ticket};
+use super::types::Grant;
+use super::{RejectReason, Rejection, Ticket};
 
 /// No waiter.
 pub(super) const NIL: u32 = u32::MAX;
@@ -20,7 +21,7 @@ pub(super) enum State {
     Free,
     Waiting,
     /// Has a slot that nobody has fetched yet.
-    Granted(Time),
+    Granted(Grant),
     /// Was turned away and does not know yet.
     Refused(Rejection),
 }
@@ -29,7 +30,14 @@ pub(super) enum State {
 pub(super) struct Waiter {
     pub(super) state: State,
     pub(super) lane: u32,
+    pub(super) class: u8,
+    /// Its flow's place in the band of its lane and class.
+    pub(super) flow: u32,
     pub(super) arrived: Time,
+    /// The client's own deadline.
+    pub(super) deadline: Time,
+    /// Why it will be turned away if its time runs out.
+    pub(super) overdue: RejectReason,
     pub(super) waker: Option<Waker>,
     /// In the list of actions: the shell has not been told yet.
     pub(super) unannounced: bool,
@@ -42,7 +50,7 @@ pub(super) struct Waiter {
 #[derive(Debug)]
 pub(super) struct List {
     pub(super) head: u32,
-    tail: u32,
+    pub(super) tail: u32,
     pub(super) len: u32,
 }
 
@@ -166,7 +174,11 @@ impl Waiters {
             self.slab.push(Waiter {
                 state: State::Free,
                 lane: 0,
+                class: 0,
+                flow: 0,
                 arrived: Time::ZERO,
+                deadline: Time::NEVER,
+                overdue: RejectReason::MaxWait,
                 waker: None,
                 unannounced: false,
                 generation: 0,

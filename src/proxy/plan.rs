@@ -32,7 +32,8 @@ pub(super) struct Plan {
 }
 
 /// The limits of the gate before an upstream, with one lane for each of these.
-pub(super) fn limits(upstream: &Upstream, lanes: Vec<LaneLimits>) -> Limits {
+#[must_use]
+pub fn limits(upstream: &Upstream, lanes: Vec<LaneLimits>) -> Limits {
     let budget = match upstream.max_in_flight {
         config::Budget::Fixed(slots) => Budget::Fixed(slots),
         config::Budget::Auto { min, max, max_latency } => {
@@ -48,7 +49,8 @@ pub(super) fn limits(upstream: &Upstream, lanes: Vec<LaneLimits>) -> Limits {
 }
 
 /// What a route may use of its upstream; `None`: nothing.
-pub(super) fn lane_limits(route: &Route, upstream: &Upstream) -> Option<LaneLimits> {
+#[must_use]
+pub fn lane_limits(route: &Route, upstream: &Upstream) -> Option<LaneLimits> {
     let queue = |kind, reserved| LaneLimits {
         kind,
         max_in_flight: route.max_in_flight,

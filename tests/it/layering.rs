@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom within the crate, from the bottom up. A layer may name itself.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("gate", &[]),
     ("config", &[]),
+    ("simulate", &["config", "gate"]),
     ("telemetry", &["config"]),
     ("timer", &[]),
     ("upstream", &["timer"]),
@@ -16,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("server", &["config", "proxy", "timer"]),
     ("admin", &["config", "gate", "proxy", "server", "telemetry"]),
     ("sidecar", &["admin", "config", "gate", "proxy", "server", "telemetry", "upstream"]),
-    ("commands", &["config", "gate", "proxy", "sidecar", "telemetry", "upstream"]),
+    ("commands", &["config", "gate", "proxy", "sidecar", "simulate", "telemetry", "upstream"]),
 ];
 
 /// Words that only some layers may use.

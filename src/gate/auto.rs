@@ -1,0 +1,424 @@
+//! A limit that finds itself, by asking whether more in flight brings more throughput.
+//!
+//! Latency alone cannot tell an application that is slower from one that has too much to do, and a
+//! baseline that was measured once goes stale. So both are measured at the same time. While the
+//! gate is saturated, the limit alternates between a *level* and short *probes*: three quarters of
+//! it (or half of it, while little is known), and now and then twice as much. What a probe holds
+//! back waits in our own queue, so that a probe turns nobody away by itself.
+//!
+//! With `N` in flight and `T` completed a second, `W = N / T` is the time that one takes (Little's
+//! law). If the application has a place free for each of them, `W` does not depend on `N`; if they
+//! queue up inside, it grows with `N`. The application can work on `T(level) x W(probe)` at once,
+//! if the probe lies below the knee, and on no more than the probe otherwise: the level moves to
+//! 1.15 times that, and so settles where all places are taken and hardly anybody queues inside.
+//! A slow-down that has nothing to do with load raises both and moves nothing; a change of the mix
+//! of requests is weighted out by the mean time of each lane.
+//!
+//! Not saturated, it learns nothing and changes nothing.
+
+mod window;
+
+use std::time::Duration;
+
+use super::limits::AutoLimits;
+use super::snapshot::{AutoDecision, AutoSnapshot};
+use super::time::Time;
+use super::types::Outcome;
+use window::{Measured, Window};
+
+/// Where it begins.
+const START: u32 = 16;
+/// How far above what the application can work on the level lies: the probe then lies just below.
+const HEADROOM: f64 = 1.25;
+/// A probe, as a part of the level.
+const PROBE: f64 = 0.75;
+/// Completions to measure a level, a probe, and a probe while searching.
+const LEVEL_SAMPLES: u32 = 150;
+const PROBE_SAMPLES: u32 = 40;
+const SEARCH_SAMPLES: u32 = 60;
+const WIDE_SAMPLES: u32 = 80;
+/// How far the application may change from one probe to the next, and how far off the first guess
+/// is: standard deviations, as parts.
+const DRIFT: f64 = 0.03;
+const FIRST_DOUBT: f64 = 0.3;
+/// Two measurements in a row so many standard deviations off, to the same side: it has changed.
+const SURPRISE: f64 = 1.3;
+/// Mean times of a request that a change of the limit needs to show, and that are measured at least.
+const SETTLE: f64 = 1.5;
+const SPAN: f64 = 2.0;
+/// One of so many probes tries twice as much, and one of so many half.
+const UPWARDS: u32 = 10;
+const HALVES: u32 = 30;
+/// What is left of the level where the application fails.
+const BACK_OFF: f64 = 0.85;
+/// Completions at the limit, in parts of all, that make a window count.
+const SATURATED: f64 = 0.9;
+/// The level goes down only after so many completions without a pause in saturation: a gate that is
+/// full now and then is not overloaded, and is full just when the application happens to be slow.
+const PERSISTENT: u32 = 250;
+/// More failures than this mean overload; more than `OUTAGE`, that it is down for other reasons.
+const FAILURES: f64 = 0.02;
+const OUTAGE: f64 = 0.5;
+/// Requests over which service times are averaged.
+const SMOOTHING: f64 = 64.0;
+
+/// The limit and what is known of the application.
+#[derive(Debug)]
+pub(super) struct Auto {
+    limits: AutoLimits,
+    level: f64,
+    /// What is in force: the level, or a probe.
+    limit: u32,
+    arm: Arm,
+    settled: Time,
+    window: Window,
+    /// The latest measurement at the level, and the one below that waits to be compared with the
+    /// next.
+    at_level: Option<Measured>,
+    below: Option<Measured>,
+    /// Little is known: probes are wide, and lead from one to the next.
+    search: Option<Search>,
+    /// Requests that ended since the gate is saturated.
+    spell: u32,
+    /// Since the search at the beginning.
+    probes: u32,
+    /// Half of the level seemed to be enough.
+    suspect: bool,
+    /// How uncertain the level is: a variance, relative to it.
+    doubt: f64,
+    /// By how many standard deviations the latest measurement was off.
+    surprise: f64,
+    /// Mean service time, in seconds.
+    service: f64,
+    /// Its variance.
+    variance: f64,
+    /// The same for each lane.
+    lanes: Vec<f64>,
+    seen: AutoSnapshot,
+}
+
+/// A request that has ended.
+#[derive(Debug)]
+pub(super) struct Sample {
+    pub(super) now: Time,
+    pub(super) lane: usize,
+    pub(super) outcome: Outcome,
+    /// Before its slot came back.
+    pub(super) in_flight: u32,
+}
+
+/// Which way a search goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Search {
+    /// Up first, and down if that brings nothing.
+    Any,
+    Up,
+    Down,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    Level,
+    Down,
+    Up,
+}
+
+// === impl Auto ===
+
+impl Auto {
+    pub(super) fn new(now: Time, limits: AutoLimits) -> Auto {
+        let level = START.clamp(limits.min, limits.max);
+        Auto {
+            limits,
+            level: f64::from(level),
+            limit: level,
+            arm: Arm::Level,
+            settled: now,
+            window: Window::default(),
+            at_level: None,
+            below: None,
+            search: Some(Search::Any),
+            spell: 0,
+            probes: 0,
+            suspect: false,
+            doubt: FIRST_DOUBT.powi(2),
+            surprise: 0.0,
+            service: 0.0,
+            variance: 0.0,
+            lanes: Vec::new(),
+            seen: AutoSnapshot::default(),
+        }
+    }
+
+    pub(super) fn set_limits(&mut self, limits: AutoLimits) {
+        self.limits = limits;
+        self.level = self.bounded(self.level);
+        let now = self.settled;
+        self.enter(Arm::Level, now);
+    }
+
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub(super) fn snapshot(&self) -> AutoSnapshot {
+        self.seen
+    }
+
+    /// Learns from a request that has ended.
+    pub(super) fn observe(&mut self, sample: &Sample) {
+        if let Outcome::Answered(time) = sample.outcome {
+            self.note(sample.lane, time.as_secs_f64());
+        }
+        if sample.now < self.settled {
+            return;
+        }
+        self.window.add(sample, self.limit);
+        self.spell = self.spell.saturating_add(1);
+        if self.window.ended() >= 8 && self.is_slack() {
+            (self.spell, self.below) = (0, None);
+            return self.enter(Arm::Level, sample.now);
+        }
+        let needed = self.needed();
+        let long_enough = self.window.seconds() >= SPAN * self.service;
+        if self.window.ended() >= needed && long_enough {
+            self.conclude(sample.now);
+        }
+    }
+
+    /// Whether what was measured is not a full limit: then there is nothing to learn from it. Twice
+    /// the level is not always filled.
+    fn is_slack(&self) -> bool {
+        self.arm != Arm::Up && self.window.saturation() < SATURATED
+    }
+
+    /// How many must end before they say something: more where their times differ widely.
+    fn needed(&self) -> u32 {
+        let samples = match (self.arm, self.search) {
+            // Whoever is let go of a level that had proven itself is let go with care.
+            (_, Some(_)) if self.probes == 0 => SEARCH_SAMPLES,
+            (Arm::Down, None) => PROBE_SAMPLES,
+            (Arm::Down | Arm::Up, _) => WIDE_SAMPLES,
+            (Arm::Level, _) => LEVEL_SAMPLES,
+        };
+        (f64::from(samples) * self.spread()) as u32
+    }
+
+    /// How much more the times of requests vary than those of a Poisson process.
+    fn spread(&self) -> f64 {
+        let squared = self.service.powi(2).max(f64::MIN_POSITIVE);
+        ((1.0 + self.variance / squared) / 2.0).clamp(0.5, 4.0)
+    }
+
+    fn conclude(&mut self, now: Time) {
+        let window = std::mem::take(&mut self.window);
+        if self.backs_off(&window) {
+            self.decide(AutoDecision::BackOff);
+            self.below = None;
+            return self.enter(Arm::Level, now);
+        }
+        let next = match (self.arm, self.at_level.take()) {
+            (Arm::Down, Some(level)) => self.judge_down(window.close(), level),
+            (Arm::Up, Some(level)) => self.judge_up(window.close(), level),
+            _ => self.judge_level(window),
+        };
+        self.enter(next, now);
+    }
+
+    /// Compares the level with what was measured below it just before, and chooses the next probe.
+    fn judge_level(&mut self, window: Window) -> Arm {
+        self.seen.throughput = window.rate();
+        self.seen.latency = Duration::from_secs_f64(self.service);
+        let level = window.close();
+        if let Some(below) = self.below.take()
+            && let Some(elasticity) = below.elasticity(&level, &self.lanes)
+        {
+            self.report(elasticity, &below);
+            self.correct(&below, &level);
+        }
+        self.at_level = Some(level);
+        self.next_probe()
+    }
+
+    /// Moves the level towards what was measured, as far as that is more certain than the level
+    /// (a Kalman filter of one number).
+    fn correct(&mut self, below: &Measured, level: &Measured) {
+        let noise = self.spread() * (1.0 / below.ended + 1.0 / level.ended);
+        self.doubt += DRIFT.powi(2);
+        let off = HEADROOM * below.useful(level, &self.lanes) / self.level - 1.0;
+        let surprise = off / (self.doubt + noise).sqrt();
+        let changed = surprise.abs().min(self.surprise.abs()) > SURPRISE
+            && surprise.signum() == self.surprise.signum();
+        self.surprise = surprise;
+        if changed {
+            self.doubt += FIRST_DOUBT.powi(2);
+        }
+        let gain = self.doubt / (self.doubt + noise);
+        self.doubt *= 1.0 - gain;
+        if off > 0.0 || self.spell >= PERSISTENT {
+            self.move_to(self.level * (1.0 + gain * off));
+        }
+    }
+
+    /// Three quarters, most of the time; in between twice as much, and half.
+    fn next_probe(&mut self) -> Arm {
+        if self.search.is_none() {
+            self.probes += 1;
+            if self.probes % UPWARDS == 0 {
+                return Arm::Up;
+            }
+            let halve = self.suspect || self.probes % HALVES == HALVES / 2;
+            if halve && self.spell >= PERSISTENT {
+                self.search = Some(Search::Down);
+            }
+        }
+        let up = matches!(self.search, Some(Search::Any | Search::Up)) || !self.can_go_down();
+        if up { Arm::Up } else { Arm::Down }
+    }
+
+    /// With fewer in flight: did throughput fall with them?
+    fn judge_down(&mut self, below: Measured, level: Measured) -> Arm {
+        if self.search.is_none() {
+            // Judged beside the level that comes next: one that was full before the probe was
+            // perhaps full because the application happened to be slow.
+            self.below = Some(below);
+            return Arm::Level;
+        }
+        let elasticity = below.elasticity(&level, &self.lanes).unwrap_or(1.0);
+        self.report(elasticity, &below);
+        let low = elasticity < 0.3;
+        // A level that had proven itself is given up on a second look only.
+        let doubted = low && !self.suspect && self.probes > 0;
+        self.suspect = doubted;
+        if low && !doubted {
+            // The knee lies below: look there at once, from what has just been measured.
+            self.jump_to(below.in_flight);
+            self.at_level = Some(below);
+            if self.can_go_down() {
+                return Arm::Down;
+            }
+        } else if elasticity < 0.7 && self.probes == 0 {
+            self.jump_to(HEADROOM * below.useful(&level, &self.lanes));
+        }
+        self.search = None;
+        Arm::Level
+    }
+
+    /// With twice as many in flight: did throughput rise with them?
+    fn judge_up(&mut self, above: Measured, level: Measured) -> Arm {
+        let filled = above.in_flight >= SATURATED * f64::from(self.limit);
+        let elasticity = level.elasticity(&above, &self.lanes);
+        let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
+        let search = self.search.take();
+        if let Some(elasticity) = elasticity.filter(|elasticity| *elasticity > 0.45) {
+            self.report(elasticity, &level);
+            if elasticity < 0.8 {
+                self.jump_to(HEADROOM * level.useful(&above, &self.lanes));
+            } else {
+                self.jump_to(above.in_flight);
+                if filled && self.limit_of(self.level) < self.limits.max {
+                    (self.at_level, self.search) = (Some(above), Some(Search::Up));
+                    return Arm::Up;
+                }
+            }
+        } else if search == Some(Search::Any) && overloaded {
+            self.search = Some(Search::Down);
+            if self.can_go_down() {
+                self.at_level = Some(level);
+                return Arm::Down;
+            }
+        }
+        self.search = None;
+        Arm::Level
+    }
+
+    /// The application fails: down, whatever the throughput.
+    fn backs_off(&mut self, window: &Window) -> bool {
+        let slow = self.limits.max_latency.is_some_and(|max| self.service > max.as_secs_f64());
+        let failing = (FAILURES..OUTAGE).contains(&window.part(window.failed));
+        // Nearly all clients lost patience with the application.
+        let in_vain = window.part(window.lost) > 0.9;
+        if !(slow || failing || in_vain) {
+            return false;
+        }
+        self.level = self.bounded(self.level * BACK_OFF);
+        self.doubt = FIRST_DOUBT.powi(2);
+        true
+    }
+
+    /// The level is somewhere else than was thought.
+    fn jump_to(&mut self, level: f64) {
+        self.doubt = FIRST_DOUBT.powi(2);
+        self.surprise = 0.0;
+        self.move_to(level);
+    }
+
+    fn can_go_down(&self) -> bool {
+        self.probe_below() < self.limit_of(self.level)
+    }
+
+    fn move_to(&mut self, level: f64) {
+        let before = self.limit_of(self.level);
+        self.level = self.bounded(level);
+        self.decide(match self.limit_of(self.level).cmp(&before) {
+            std::cmp::Ordering::Less => AutoDecision::Shrink,
+            std::cmp::Ordering::Equal => AutoDecision::Hold,
+            std::cmp::Ordering::Greater => AutoDecision::Grow,
+        });
+    }
+
+    fn decide(&mut self, decision: AutoDecision) {
+        self.seen.decision = decision;
+        self.seen.decisions[decision as usize] += 1;
+    }
+
+    fn report(&mut self, elasticity: f64, below: &Measured) {
+        self.seen.elasticity = elasticity.clamp(0.0, 1.0);
+        // Work is weighted with the service time itself: what one takes below, as a part of that.
+        let taken = self.service * below.in_flight / below.throughput(&self.lanes);
+        self.seen.baseline = Duration::try_from_secs_f64(taken).unwrap_or_default();
+    }
+
+    fn enter(&mut self, arm: Arm, now: Time) {
+        let before = self.limit;
+        self.arm = arm;
+        self.limit = match arm {
+            Arm::Level => self.limit_of(self.level),
+            Arm::Down => self.probe_below(),
+            Arm::Up => self.limit_of(self.level).saturating_mul(2).min(self.limits.max),
+        };
+        self.window = Window::default();
+        if self.limit != before {
+            self.settled = now + Duration::from_secs_f64(SETTLE * self.service);
+        }
+    }
+
+    fn probe_below(&self) -> u32 {
+        let level = self.limit_of(self.level);
+        let part = if self.search.is_some() { 0.5 } else { PROBE };
+        let below = (f64::from(level) * part) as u32;
+        below.min(level.saturating_sub(1)).max(self.limits.min)
+    }
+
+    fn limit_of(&self, level: f64) -> u32 {
+        (level.round() as u32).clamp(self.limits.min, self.limits.max)
+    }
+
+    fn bounded(&self, level: f64) -> f64 {
+        level.clamp(f64::from(self.limits.min), f64::from(self.limits.max))
+    }
+
+    fn note(&mut self, lane: usize, seconds: f64) {
+        if self.lanes.len() <= lane {
+            self.lanes.resize(lane + 1, 0.0);
+        }
+        let mean = &mut self.lanes[lane];
+        *mean = if *mean == 0.0 { seconds } else { *mean + (seconds - *mean) / SMOOTHING };
+        if self.service == 0.0 {
+            self.service = seconds;
+        }
+        let apart = seconds - self.service;
+        self.service += apart / SMOOTHING;
+        self.variance += (apart * apart - self.variance) / SMOOTHING;
+    }
+}

@@ -1,0 +1,118 @@
+//! What is counted while a limit stays where it is, and how two such counts are compared.
+
+use super::Sample;
+use crate::gate::time::Time;
+use crate::gate::types::Outcome;
+
+/// Two windows whose requests in flight differ by less say nothing.
+const APART: f64 = 0.1;
+
+/// A window that is open.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    began: Option<Time>,
+    latest: Time,
+    /// Answered, for each lane.
+    answered: Vec<u32>,
+    completed: u32,
+    pub(super) failed: u32,
+    /// Ended without anybody knowing how: the client left.
+    pub(super) lost: u32,
+    at_limit: u32,
+    /// Time integral of what is in flight, in seconds.
+    in_flight: f64,
+}
+
+/// A window that was closed.
+#[derive(Clone, Debug)]
+pub(super) struct Measured {
+    /// Mean in flight.
+    pub(super) in_flight: f64,
+    pub(super) ended: f64,
+    seconds: f64,
+    answered: Vec<u32>,
+}
+
+// === impl Window ===
+
+impl Window {
+    pub(super) fn add(&mut self, sample: &Sample, limit: u32) {
+        if self.began.is_none() {
+            // The time runs from a completion to a completion.
+            (self.began, self.latest) = (Some(sample.now), sample.now);
+            return;
+        }
+        let elapsed = sample.now.since(self.latest).as_secs_f64();
+        self.in_flight += elapsed * f64::from(sample.in_flight);
+        self.latest = sample.now;
+        match sample.outcome {
+            Outcome::Answered(_) => {
+                if self.answered.len() <= sample.lane {
+                    self.answered.resize(sample.lane + 1, 0);
+                }
+                self.answered[sample.lane] += 1;
+                self.completed += 1;
+            }
+            Outcome::Overloaded | Outcome::TimedOut => self.failed += 1,
+            Outcome::Unknown => self.lost += 1,
+        }
+        self.at_limit += u32::from(sample.in_flight >= limit);
+    }
+
+    pub(super) fn ended(&self) -> u32 {
+        self.completed + self.failed + self.lost
+    }
+
+    /// A part of what ended.
+    pub(super) fn part(&self, count: u32) -> f64 {
+        f64::from(count) / f64::from(self.ended().max(1))
+    }
+
+    /// What ended at the limit, as a part.
+    pub(super) fn saturation(&self) -> f64 {
+        self.part(self.at_limit)
+    }
+
+    pub(super) fn seconds(&self) -> f64 {
+        self.began.map_or(0.0, |began| self.latest.since(began).as_secs_f64())
+    }
+
+    /// Answers a second.
+    pub(super) fn rate(&self) -> f64 {
+        f64::from(self.completed) / self.seconds().max(1e-9)
+    }
+
+    pub(super) fn close(self) -> Measured {
+        let seconds = self.seconds().max(1e-9);
+        let (in_flight, ended) = (self.in_flight / seconds, f64::from(self.ended()));
+        Measured { in_flight, ended, seconds, answered: self.answered }
+    }
+}
+
+// === impl Measured ===
+
+impl Measured {
+    /// Throughput, each answer weighted with the mean service time of its lane: what the
+    /// application works on at once, if `weights` are its service times.
+    pub(super) fn throughput(&self, weights: &[f64]) -> f64 {
+        let counts = self.answered.iter().zip(weights);
+        let work: f64 = counts.map(|(count, weight)| f64::from(*count) * weight).sum();
+        (work / self.seconds).max(1e-12)
+    }
+
+    /// The part of a rise of what is in flight, from here to `above`, that throughput followed;
+    /// `None`: they are too close to each other to tell.
+    pub(super) fn elasticity(&self, above: &Measured, weights: &[f64]) -> Option<f64> {
+        let rise = (above.in_flight / self.in_flight).ln();
+        let more = above.throughput(weights) / self.throughput(weights);
+        (rise > APART).then(|| more.ln() / rise)
+    }
+
+    /// What the application can work on at once, by Little's law: the throughput of `above`, and
+    /// the time that one takes here, where none queues up inside.
+    pub(super) fn useful(&self, above: &Measured, weights: &[f64]) -> f64 {
+        let more = above.throughput(weights) / self.throughput(weights);
+        let useful = self.in_flight * more;
+        useful.clamp(0.6 * above.in_flight, 1.1 * above.in_flight)
+    }
+}

@@ -1,0 +1,364 @@
+//! The waiters of one class in one lane, shared out between flows.
+//!
+//! A flow is whoever the shell says it is (a client, by default), as a hash. The flow that is next
+//! is the one that has had the least of the application, in seconds of slots: start-time fair
+//! queueing (Goyal, Vin, Cheng, SIGCOMM 1996). A flow that comes anew starts level with who is
+//! being served: idling earns no credit. A debt stays, and is paid off by time in which nobody
+//! waits.
+//!
+//! 256 flows are told apart at once; more than that share places, as hashed queues do.
+
+use std::time::Duration;
+
+use super::heap::Heap;
+use super::time::Time;
+use super::waiters::{List, NIL, Waiters};
+
+/// Flows that are told apart at once.
+const PLACES: usize = 256;
+/// Where a flow may stand: so many places from where its hash points to.
+const PROBES: usize = 8;
+
+/// One class of a lane.
+#[derive(Debug)]
+pub(super) struct Band {
+    /// Waiters.
+    pub(super) len: u32,
+    /// Seconds of slots that this band has had, in nanoseconds; see `Ready`.
+    pub(super) tag: u64,
+    /// Since when it has not been empty.
+    busy_since: Time,
+    idle_since: Time,
+    flows: Vec<Flow>,
+    /// Flows with waiters, by their tags.
+    order: Heap<u64>,
+    /// The tag of the flow that was served last.
+    virtual_time: u64,
+    /// Flows by the number of their waiters: the first of each list.
+    lengths: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Flow {
+    id: u64,
+    queue: List,
+    /// Seconds of slots that it has had, in nanoseconds, from the flow served last on.
+    tag: u64,
+    /// Since when it has not been empty.
+    busy_since: Time,
+    /// Slots that it has and that were charged to it.
+    in_flight: u32,
+    previous: u32,
+    next: u32,
+}
+
+// === impl Band ===
+
+impl Band {
+    pub(super) fn new(now: Time) -> Band {
+        Band {
+            len: 0,
+            tag: 0,
+            busy_since: now,
+            idle_since: now,
+            flows: Vec::new(),
+            order: Heap::new(),
+            virtual_time: 0,
+            lengths: Vec::new(),
+        }
+    }
+
+    /// The place of a flow: its own, a free one, or, where all are taken, one that it shares.
+    pub(super) fn flow(&mut self, id: u64) -> u32 {
+        if self.flows.is_empty() {
+            self.flows.resize_with(PLACES, Flow::default);
+        }
+        let home = id as usize % PLACES;
+        let mut free = None;
+        for step in 0..PROBES {
+            let place = (home + step) % PLACES;
+            let flow = &self.flows[place];
+            if flow.is_free(self.virtual_time) {
+                free = free.or(Some(place));
+            } else if flow.id == id {
+                return place as u32;
+            }
+        }
+        let place = free.unwrap_or(home);
+        if free.is_some() {
+            self.flows[place] = Flow { id, tag: self.virtual_time, ..Flow::default() };
+        }
+        place as u32
+    }
+
+    /// Waiters of a flow.
+    pub(super) fn flow_len(&self, flow: u32) -> u32 {
+        self.flows[flow as usize].queue.len
+    }
+
+    /// Flows with waiters.
+    pub(super) fn active(&self) -> u32 {
+        self.order.len() as u32
+    }
+
+    /// Adds a waiter at the end of its flow. `slots` is what could have paid debts off while nobody
+    /// waited.
+    pub(super) fn push(
+        &mut self,
+        waiters: &mut Waiters,
+        flow: u32,
+        index: u32,
+        now: Time,
+        slots: u32,
+    ) {
+        if self.len == 0 {
+            let idle = now.since(self.idle_since).saturating_mul(slots);
+            self.virtual_time = self.virtual_time.saturating_add(nanos(idle));
+            self.busy_since = now;
+        }
+        self.len += 1;
+        self.unlink_length(flow);
+        let here = &mut self.flows[flow as usize];
+        if here.queue.len == 0 {
+            here.tag = here.tag.max(self.virtual_time);
+            here.busy_since = now;
+            self.order.insert(flow, here.tag);
+        }
+        waiters.push_back(&mut here.queue, index);
+        self.link_length(flow);
+    }
+
+    /// Takes a waiter out of its flow.
+    pub(super) fn remove(&mut self, waiters: &mut Waiters, flow: u32, index: u32, now: Time) {
+        self.unlink_length(flow);
+        let here = &mut self.flows[flow as usize];
+        waiters.unlink(&mut here.queue, index);
+        if here.queue.len == 0 {
+            self.order.remove(flow);
+        }
+        self.len -= 1;
+        if self.len == 0 {
+            self.idle_since = now;
+        }
+        self.link_length(flow);
+    }
+
+    /// The flow whose turn it is.
+    pub(super) fn next(&self) -> Option<u32> {
+        self.order.first().map(|(_, flow)| flow)
+    }
+
+    pub(super) fn oldest(&self, flow: u32) -> u32 {
+        self.flows[flow as usize].queue.head
+    }
+
+    pub(super) fn newest(&self, flow: u32) -> u32 {
+        self.flows[flow as usize].queue.tail
+    }
+
+    /// The flow with the most waiters.
+    pub(super) fn longest(&self) -> Option<u32> {
+        self.lengths.last().copied()
+    }
+
+    /// A slot goes to a flow that has waiters; it is charged what that will probably cost.
+    pub(super) fn charge(&mut self, flow: u32, cost: u64) {
+        let here = &mut self.flows[flow as usize];
+        self.virtual_time = self.virtual_time.max(here.tag);
+        here.in_flight += 1;
+        self.retag(flow, cost, 0);
+    }
+
+    /// The slot came back: it cost `actual` in place of `charged`.
+    pub(super) fn settle(&mut self, flow: u32, charged: u64, actual: u64) {
+        let here = &mut self.flows[flow as usize];
+        invariant!(here.in_flight > 0, "what is settled was charged");
+        here.in_flight -= 1;
+        self.retag(flow, actual, charged);
+    }
+
+    /// Whether the queue has not been empty for so long.
+    pub(super) fn stands(&self, now: Time, after: Option<Duration>) -> bool {
+        after.is_some_and(|after| self.len > 0 && now.since(self.busy_since) >= after)
+    }
+
+    /// Whether the flow has not been empty for so long.
+    pub(super) fn flow_stands(&self, flow: u32, now: Time, after: Option<Duration>) -> bool {
+        let here = &self.flows[flow as usize];
+        after.is_some_and(|after| here.queue.len > 0 && now.since(here.busy_since) >= after)
+    }
+
+    /// Counts everything again, for the audit; calls `seen` with the first waiter of each flow.
+    pub(super) fn audit(&self, mut seen: impl FnMut(&List)) {
+        let mut len = 0;
+        let mut longest = 0;
+        for (place, flow) in self.flows.iter().enumerate() {
+            seen(&flow.queue);
+            len += flow.queue.len;
+            longest = longest.max(flow.queue.len);
+            let waits = self.order.contains(place as u32);
+            invariant!(waits == (flow.queue.len > 0), "a flow with waiters has its turn");
+        }
+        invariant!(len == self.len, "a band counts the waiters of its flows");
+        invariant!(longest as usize == self.lengths.len(), "the longest flow is known");
+    }
+
+    fn retag(&mut self, flow: u32, more: u64, less: u64) {
+        let here = &mut self.flows[flow as usize];
+        here.tag = here.tag.saturating_add(more).saturating_sub(less);
+        if here.queue.len > 0 {
+            self.order.change(flow, here.tag);
+        }
+    }
+
+    /// Takes a flow out of the list of its length.
+    fn unlink_length(&mut self, flow: u32) {
+        let Flow { previous, next, ref queue, .. } = self.flows[flow as usize];
+        let Some(list) = (queue.len as usize).checked_sub(1) else { return };
+        match previous {
+            NIL => self.lengths[list] = next,
+            previous => self.flows[previous as usize].next = next,
+        }
+        if next != NIL {
+            self.flows[next as usize].previous = previous;
+        }
+    }
+
+    /// Puts a flow into the list of its length. Lists above the longest flow do not exist, and a
+    /// length changes by one: the last list is never empty for long.
+    fn link_length(&mut self, flow: u32) {
+        let len = self.flows[flow as usize].queue.len as usize;
+        if let Some(list) = len.checked_sub(1) {
+            if self.lengths.len() < len {
+                self.lengths.push(NIL);
+            }
+            let head = std::mem::replace(&mut self.lengths[list], flow);
+            let here = &mut self.flows[flow as usize];
+            (here.previous, here.next) = (NIL, head);
+            if head != NIL {
+                self.flows[head as usize].previous = flow;
+            }
+        }
+        if self.lengths.last() == Some(&NIL) {
+            self.lengths.pop();
+        }
+    }
+}
+
+/// A time as nanoseconds of slots.
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+// === impl Flow ===
+
+impl Flow {
+    /// Whether nothing is known of it that another flow would have to know.
+    fn is_free(&self, virtual_time: u64) -> bool {
+        self.queue.len == 0 && self.in_flight == 0 && self.tag <= virtual_time
+    }
+}
+
+impl Default for Flow {
+    fn default() -> Flow {
+        Flow {
+            id: 0,
+            queue: List::default(),
+            tag: 0,
+            busy_since: Time::ZERO,
+            in_flight: 0,
+            previous: NIL,
+            next: NIL,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gate::testing::Random;
+
+    struct Fixture {
+        waiters: Waiters,
+        band: Band,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            Fixture { waiters: Waiters::new(), band: Band::new(Time::ZERO) }
+        }
+
+        fn push(&mut self, id: u64) -> u32 {
+            let flow = self.band.flow(id);
+            let (index, ticket) = self.waiters.insert(0, Time::ZERO);
+            ticket.consumed();
+            self.band.push(&mut self.waiters, flow, index, Time::ZERO, 1);
+            flow
+        }
+
+        fn serve(&mut self, cost: u64) -> u64 {
+            let flow = self.band.next().expect("somebody waits");
+            let index = self.band.oldest(flow);
+            self.band.charge(flow, cost);
+            self.band.remove(&mut self.waiters, flow, index, Time::ZERO);
+            self.waiters.remove(index);
+            self.band.settle(flow, cost, cost);
+            self.band.flows[flow as usize].id
+        }
+    }
+
+    #[test]
+    fn flows_are_served_by_seconds_and_not_by_requests() {
+        let mut fixture = Fixture::new();
+        for _ in 0..100 {
+            fixture.push(1);
+            fixture.push(2);
+        }
+        let mut served = [0_u64; 3];
+        for _ in 0..80 {
+            let next = fixture.band.next().expect("somebody waits");
+            let cost = if fixture.band.flows[next as usize].id == 1 { 10 } else { 30 };
+            served[fixture.serve(cost) as usize] += cost;
+        }
+        assert!(served[1].abs_diff(served[2]) <= 30, "{served:?}");
+    }
+
+    #[test]
+    fn who_comes_anew_starts_level() {
+        let mut fixture = Fixture::new();
+        (0..50).for_each(|_| _ = fixture.push(1));
+        (0..20).for_each(|_| _ = fixture.serve(10));
+        (0..50).for_each(|_| _ = fixture.push(2));
+        let mut second = 0;
+        for _ in 0..10 {
+            second += u32::from(fixture.serve(10) == 2);
+        }
+        assert!((4..=6).contains(&second), "no credit for having been away: {second} of 10");
+    }
+
+    #[test]
+    fn more_flows_than_places_share_them() {
+        let mut fixture = Fixture::new();
+        (0..10_000).for_each(|id| _ = fixture.push(id));
+        assert_eq!((fixture.band.len, fixture.band.active()), (10_000, PLACES as u32));
+        fixture.band.audit(|_| ());
+    }
+
+    #[test]
+    fn lists_of_lengths_follow() {
+        let mut random = Random::new(3);
+        let mut fixture = Fixture::new();
+        for _ in 0..20_000 {
+            if random.below(2) == 0 && fixture.band.len < 500 {
+                fixture.push(random.below(12));
+            } else if fixture.band.len > 0 {
+                let flow = fixture.band.longest().expect("somebody waits");
+                let flows = &fixture.band.flows;
+                let most = flows.iter().map(|flow| flow.queue.len).max();
+                assert_eq!(Some(fixture.band.flow_len(flow)), most);
+                fixture.serve(1);
+            }
+            fixture.band.audit(|_| ());
+        }
+    }
+}
