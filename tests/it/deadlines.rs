@@ -79,3 +79,54 @@ async fn what_is_no_deadline_is_forwarded_as_it_is() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_no_longer_waits_is_told_at_once() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, ONE);
+    let expired = "Content-Type: application/grpc\r\nGrpc-Timeout: 0n\r\n";
+    let refused = ask(&tide, "/", expired).await.response().await;
+    refused.assert_own(503, "connection_limit_reached; details=\"deadline\"");
+
+    let mut first = ask(&tide, "/first", "").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    // Long before `max_wait`, and from anybody: a client can only shorten its own wait.
+    let begun = Instant::now();
+    let refused = ask(&tide, "/second", "X-Deadline-Ms: 30\r\n").await.response().await;
+    refused.assert_own(503, "connection_limit_reached; details=\"deadline\"");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    conn.send(OK).await;
+    assert_eq!(first.response().await.status(), 200);
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.rejected("deadline"), 2.0);
+}
+
+#[tokio::test]
+async fn who_cannot_be_answered_in_time_is_told_on_arrival() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, ONE);
+    // The gate learns that a request takes about 40 ms.
+    let mut client = ask(&tide, "/", "").await;
+    let mut conn = app.accept().await;
+    while tide.service_p50().await.is_none() {
+        for _ in 0..10 {
+            conn.request().await;
+            conn.pause(Duration::from_millis(40)).await;
+            conn.send(OK).await;
+            assert_eq!(client.response().await.status(), 200);
+            client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        }
+    }
+    conn.request().await;
+    conn.send(OK).await;
+    assert_eq!(client.response().await.status(), 200);
+    let _held = ask(&tide, "/held", "").await;
+    conn.request().await;
+    // Half of what one request takes, and one is ahead.
+    let hopeless = ask(&tide, "/hopeless", "X-Deadline-Ms: 20\r\n").await.response().await;
+    hopeless.assert_own(503, "connection_limit_reached; details=\"deadline\"");
+    let metrics = tide.metrics().await;
+    let waits = metrics.sum("tidegate_queue_wait_seconds_count", &[]);
+    assert_eq!(waits, metrics.sum("tidegate_admitted_total", &[]), "it never waited\n{metrics}");
+}

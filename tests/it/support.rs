@@ -89,6 +89,20 @@ impl Tide {
         Metrics::scrape(self.sidecar.admin_address()).await
     }
 
+    /// `/status.json` of now.
+    pub async fn status(&self) -> serde_json::Value {
+        let mut wire = Wire::connect(self.sidecar.admin_address()).await;
+        let page = wire.exchange("GET /status.json HTTP/1.1\r\nHost: admin\r\n\r\n").await;
+        serde_json::from_slice(&page.body).expect("JSON")
+    }
+
+    /// The median service time of the last route, in seconds, as far as it is known.
+    pub async fn service_p50(&self) -> Option<f64> {
+        let status = self.status().await;
+        let routes = status["routes"].as_array().expect("a list");
+        routes.last().expect("never empty")["service"]["p50"].as_f64()
+    }
+
     /// Waits until the metrics say so.
     pub async fn until(&self, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
         Metrics::until(self.sidecar.admin_address(), what, holds).await
