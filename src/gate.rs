@@ -104,6 +104,8 @@ pub struct Gate {
     deadlines: Heap<Time>,
     actions: List,
     rejected_class: [u64; Class::COUNT],
+    /// All of them, for want of slots.
+    turned_away: u64,
     draining: bool,
     paused: bool,
 }
@@ -129,6 +131,7 @@ impl Gate {
             deadlines: Heap::new(),
             actions: List::default(),
             rejected_class: [0; Class::COUNT],
+            turned_away: 0,
             draining: false,
             paused: false,
         };
@@ -328,6 +331,7 @@ impl Gate {
             lane: grant.lane as usize,
             outcome,
             in_flight: self.in_flight,
+            turned_away: self.turned_away,
         });
         self.limit = auto.limit();
     }

@@ -31,7 +31,7 @@ const START: u32 = 16;
 /// How far above what the application can work on the level lies: the probe then lies just below.
 const HEADROOM: f64 = 1.25;
 /// A probe, as a part of the level.
-const PROBE: f64 = 0.75;
+const PROBE: f64 = 0.77;
 /// Completions to measure a level, a probe, and a probe while searching.
 const LEVEL_SAMPLES: u32 = 150;
 const PROBE_SAMPLES: u32 = 40;
@@ -49,6 +49,8 @@ const SPAN: f64 = 2.0;
 /// One of so many probes tries twice as much, and one of so many half.
 const UPWARDS: u32 = 10;
 const HALVES: u32 = 30;
+/// A ceiling holds for so many probes.
+const CEILING: u32 = 40;
 /// What is left of the level where the application fails.
 const BACK_OFF: f64 = 0.85;
 /// Completions at the limit, in parts of all, that make a window count.
@@ -56,9 +58,15 @@ const SATURATED: f64 = 0.9;
 /// The level goes down only after so many completions without a pause in saturation: a gate that is
 /// full now and then is not overloaded, and is full just when the application happens to be slow.
 const PERSISTENT: u32 = 250;
+/// A gate that has been saturated for so long is overloaded, even if it turns nobody away.
+const LONG: Duration = Duration::from_secs(5);
 /// More failures than this mean overload; more than `OUTAGE`, that it is down for other reasons.
 const FAILURES: f64 = 0.02;
 const OUTAGE: f64 = 0.5;
+/// Clients that left, as a part, that make a window worthless; so many such windows in a row mean
+/// that the application does not answer in time any more.
+const LOST: f64 = 0.5;
+const IN_VAIN: u32 = 3;
 /// Requests over which service times are averaged.
 const SMOOTHING: f64 = 64.0;
 
@@ -78,10 +86,22 @@ pub(super) struct Auto {
     below: Option<Measured>,
     /// Little is known: probes are wide, and lead from one to the next.
     search: Option<Search>,
-    /// Requests that ended since the gate is saturated.
+    /// Requests that ended since the gate is saturated, since when, and how many had been turned
+    /// away by then.
     spell: u32,
+    spell_began: Time,
+    turned_away: u64,
+    /// The gate is overloaded: it turns requests away, or is saturated for long.
+    overloaded: bool,
     /// Since the search at the beginning.
     probes: u32,
+    /// The level stays below this for so many probes.
+    ceiling: f64,
+    ceiling_for: u32,
+    /// Windows in a row in which most clients left.
+    in_vain: u32,
+    /// The time that one took in the latest window, in seconds.
+    pace: f64,
     /// Half of the level seemed to be enough.
     suspect: bool,
     /// How uncertain the level is: a variance, relative to it.
@@ -105,6 +125,8 @@ pub(super) struct Sample {
     pub(super) outcome: Outcome,
     /// Before its slot came back.
     pub(super) in_flight: u32,
+    /// How many were turned away so far.
+    pub(super) turned_away: u64,
 }
 
 /// Which way a search goes.
@@ -123,6 +145,12 @@ enum Arm {
     Up,
 }
 
+/// The level for an application that can work on so many at once. Half a place more keeps the probe
+/// of a small level from being rounded to far below.
+fn with_headroom(useful: f64) -> f64 {
+    HEADROOM * useful + 0.5
+}
+
 // === impl Auto ===
 
 impl Auto {
@@ -139,7 +167,14 @@ impl Auto {
             below: None,
             search: Some(Search::Any),
             spell: 0,
+            spell_began: now,
+            turned_away: 0,
+            overloaded: false,
             probes: 0,
+            ceiling: 0.0,
+            ceiling_for: 0,
+            in_vain: 0,
+            pace: 0.0,
             suspect: false,
             doubt: FIRST_DOUBT.powi(2),
             surprise: 0.0,
@@ -175,8 +210,11 @@ impl Auto {
         }
         self.window.add(sample, self.limit);
         self.spell = self.spell.saturating_add(1);
+        let long = sample.now.since(self.spell_began) >= LONG;
+        self.overloaded = long || sample.turned_away > self.turned_away;
         if self.window.ended() >= 8 && self.is_slack() {
             (self.spell, self.below) = (0, None);
+            (self.spell_began, self.turned_away) = (sample.now, sample.turned_away);
             return self.enter(Arm::Level, sample.now);
         }
         let needed = self.needed();
@@ -206,14 +244,25 @@ impl Auto {
 
     /// How much more the times of requests vary than those of a Poisson process.
     fn spread(&self) -> f64 {
-        let squared = self.service.powi(2).max(f64::MIN_POSITIVE);
-        ((1.0 + self.variance / squared) / 2.0).clamp(0.5, 4.0)
+        ((1.0 + self.variation()) / 2.0).clamp(0.5, 4.0)
+    }
+
+    /// The squared coefficient of variation of service times.
+    fn variation(&self) -> f64 {
+        self.variance / self.service.powi(2).max(f64::MIN_POSITIVE)
     }
 
     fn conclude(&mut self, now: Time) {
         let window = std::mem::take(&mut self.window);
-        if self.backs_off(&window) {
+        self.pace = window.pace();
+        // Where most clients leave, throughput says little of the application.
+        let in_vain = window.part(window.lost) > LOST;
+        self.in_vain = if in_vain { self.in_vain + 1 } else { 0 };
+        let backs_off = self.backs_off(&window);
+        if backs_off {
             self.decide(AutoDecision::BackOff);
+        }
+        if in_vain || backs_off {
             self.below = None;
             return self.enter(Arm::Level, now);
         }
@@ -235,6 +284,7 @@ impl Auto {
         {
             self.report(elasticity, &below);
             self.correct(&below, &level);
+            self.make_room(&below, &level);
         }
         self.at_level = Some(level);
         self.next_probe()
@@ -243,9 +293,9 @@ impl Auto {
     /// Moves the level towards what was measured, as far as that is more certain than the level
     /// (a Kalman filter of one number).
     fn correct(&mut self, below: &Measured, level: &Measured) {
-        let noise = self.spread() * (1.0 / below.ended + 1.0 / level.ended);
+        let noise = self.variation().clamp(0.2, 4.0) * (1.0 / below.ended + 1.0 / level.ended);
         self.doubt += DRIFT.powi(2);
-        let off = HEADROOM * below.useful(level, &self.lanes) / self.level - 1.0;
+        let off = with_headroom(below.useful(level, &self.lanes)) / self.level - 1.0;
         let surprise = off / (self.doubt + noise).sqrt();
         let changed = surprise.abs().min(self.surprise.abs()) > SURPRISE
             && surprise.signum() == self.surprise.signum();
@@ -258,10 +308,30 @@ impl Auto {
         if off > 0.0 || self.spell >= PERSISTENT {
             self.move_to(self.level * (1.0 + gain * off));
         }
+        if changed && off > 0.0 && self.ceiling_for == 0 {
+            self.search = Some(Search::Up);
+        }
+    }
+
+    /// Where the short requests of one lane queue up inside the application behind the long ones of
+    /// another, nothing that waits there can be put in order: the level stays below for a while.
+    fn make_room(&mut self, below: &Measured, level: &Measured) {
+        self.ceiling_for = self.ceiling_for.saturating_sub(1);
+        if below.crowds_out(level) {
+            self.ceiling = (level.in_flight - 1.0).max(below.in_flight);
+            self.ceiling_for = CEILING;
+            self.jump_to(below.in_flight);
+        }
+        if self.ceiling_for > 0 && self.level > self.ceiling {
+            self.move_to(self.ceiling);
+        }
     }
 
     /// Three quarters, most of the time; in between twice as much, and half.
     fn next_probe(&mut self) -> Arm {
+        if matches!(self.search, Some(Search::Any | Search::Up)) {
+            return Arm::Up;
+        }
         if self.search.is_none() {
             self.probes += 1;
             if self.probes % UPWARDS == 0 {
@@ -272,8 +342,12 @@ impl Auto {
                 self.search = Some(Search::Down);
             }
         }
-        let up = matches!(self.search, Some(Search::Any | Search::Up)) || !self.can_go_down();
-        if up { Arm::Up } else { Arm::Down }
+        match (self.overloaded, self.can_go_down()) {
+            // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
+            (false, _) => Arm::Level,
+            (true, false) => Arm::Up,
+            (true, true) => Arm::Down,
+        }
     }
 
     /// With fewer in flight: did throughput fall with them?
@@ -298,7 +372,7 @@ impl Auto {
                 return Arm::Down;
             }
         } else if elasticity < 0.7 && self.probes == 0 {
-            self.jump_to(HEADROOM * below.useful(&level, &self.lanes));
+            self.jump_to(with_headroom(below.useful(&level, &self.lanes)));
         }
         self.search = None;
         Arm::Level
@@ -313,7 +387,7 @@ impl Auto {
         if let Some(elasticity) = elasticity.filter(|elasticity| *elasticity > 0.45) {
             self.report(elasticity, &level);
             if elasticity < 0.8 {
-                self.jump_to(HEADROOM * level.useful(&above, &self.lanes));
+                self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
             } else {
                 self.jump_to(above.in_flight);
                 if filled && self.limit_of(self.level) < self.limits.max {
@@ -322,6 +396,10 @@ impl Auto {
                 }
             }
         } else if search == Some(Search::Any) && overloaded {
+            if !self.overloaded {
+                self.search = search;
+                return Arm::Level;
+            }
             self.search = Some(Search::Down);
             if self.can_go_down() {
                 self.at_level = Some(level);
@@ -336,11 +414,10 @@ impl Auto {
     fn backs_off(&mut self, window: &Window) -> bool {
         let slow = self.limits.max_latency.is_some_and(|max| self.service > max.as_secs_f64());
         let failing = (FAILURES..OUTAGE).contains(&window.part(window.failed));
-        // Nearly all clients lost patience with the application.
-        let in_vain = window.part(window.lost) > 0.9;
-        if !(slow || failing || in_vain) {
+        if !(slow || failing || self.in_vain >= IN_VAIN) {
             return false;
         }
+        self.in_vain = 0;
         self.level = self.bounded(self.level * BACK_OFF);
         self.doubt = FIRST_DOUBT.powi(2);
         true
@@ -389,7 +466,8 @@ impl Auto {
         };
         self.window = Window::default();
         if self.limit != before {
-            self.settled = now + Duration::from_secs_f64(SETTLE * self.service);
+            let settle = SETTLE * self.service.max(self.pace);
+            self.settled = now + Duration::try_from_secs_f64(settle).unwrap_or_default();
         }
     }
 

@@ -4,7 +4,8 @@
 //! is the one that has had the least of the application, in seconds of slots: start-time fair
 //! queueing (Goyal, Vin, Cheng, SIGCOMM 1996). A flow that comes anew starts level with who is
 //! being served: idling earns no credit. A debt stays, and is paid off by time in which nobody
-//! waits.
+//! waits. Flows that are ahead by a few requests only are not held back: among them, who came first
+//! is next. Else the second request of each client would wait until a whole burst has passed.
 //!
 //! 256 flows are told apart at once; more than that share places, as hashed queues do.
 
@@ -28,12 +29,16 @@ pub(super) struct Band {
     pub(super) tag: u64,
     /// Since when it has not been empty.
     busy_since: Time,
+    /// Somebody has waited in vain, or found no place, since then.
+    failed: bool,
     idle_since: Time,
     flows: Vec<Flow>,
-    /// Flows with waiters, by their tags.
-    order: Heap<u64>,
-    /// The tag of the flow that was served last.
+    /// Flows with waiters, by how far they are ahead, then by who came first.
+    order: Heap<(u64, Time)>,
+    /// The tag from which on the flow that was served last was behind.
     virtual_time: u64,
+    /// By so much a flow may be ahead before it is held back.
+    slack: u64,
     /// Flows by the number of their waiters: the first of each list.
     lengths: Vec<u32>,
 }
@@ -46,6 +51,8 @@ struct Flow {
     tag: u64,
     /// Since when it has not been empty.
     busy_since: Time,
+    /// When its oldest waiter came.
+    oldest: Time,
     /// Slots that it has and that were charged to it.
     in_flight: u32,
     previous: u32,
@@ -60,10 +67,12 @@ impl Band {
             len: 0,
             tag: 0,
             busy_since: now,
+            failed: false,
             idle_since: now,
             flows: Vec::new(),
             order: Heap::new(),
             virtual_time: 0,
+            slack: 0,
             lengths: Vec::new(),
         }
     }
@@ -101,30 +110,28 @@ impl Band {
         self.order.len() as u32
     }
 
-    /// Adds a waiter at the end of its flow. `slots` is what could have paid debts off while nobody
-    /// waited.
-    pub(super) fn push(
-        &mut self,
-        waiters: &mut Waiters,
-        flow: u32,
-        index: u32,
-        now: Time,
-        slots: u32,
-    ) {
+    /// By how much flows may be ahead, and the slots that could have paid debts off while nobody
+    /// waited. Call before a waiter is added.
+    pub(super) fn prepare(&mut self, now: Time, slack: u64, slots: u32) {
+        self.slack = slack;
         if self.len == 0 {
             let idle = now.since(self.idle_since).saturating_mul(slots);
             self.virtual_time = self.virtual_time.saturating_add(nanos(idle));
-            self.busy_since = now;
+            (self.busy_since, self.failed) = (now, false);
         }
+    }
+
+    /// Adds a waiter at the end of its flow.
+    pub(super) fn push(&mut self, waiters: &mut Waiters, flow: u32, index: u32, now: Time) {
         self.len += 1;
         self.unlink_length(flow);
         let here = &mut self.flows[flow as usize];
-        if here.queue.len == 0 {
-            here.tag = here.tag.max(self.virtual_time);
-            here.busy_since = now;
-            self.order.insert(flow, here.tag);
-        }
         waiters.push_back(&mut here.queue, index);
+        if here.queue.len == 1 {
+            here.tag = here.tag.max(self.virtual_time);
+            (here.busy_since, here.oldest) = (now, now);
+            self.order.insert(flow, self.key(flow));
+        }
         self.link_length(flow);
     }
 
@@ -133,8 +140,12 @@ impl Band {
         self.unlink_length(flow);
         let here = &mut self.flows[flow as usize];
         waiters.unlink(&mut here.queue, index);
-        if here.queue.len == 0 {
-            self.order.remove(flow);
+        match here.queue.head {
+            NIL => self.order.remove(flow),
+            head => {
+                here.oldest = waiters.get(head).arrived;
+                self.order.change(flow, self.key(flow));
+            }
         }
         self.len -= 1;
         if self.len == 0 {
@@ -164,7 +175,7 @@ impl Band {
     /// A slot goes to a flow that has waiters; it is charged what that will probably cost.
     pub(super) fn charge(&mut self, flow: u32, cost: u64) {
         let here = &mut self.flows[flow as usize];
-        self.virtual_time = self.virtual_time.max(here.tag);
+        self.virtual_time = self.virtual_time.max(here.tag.saturating_sub(self.slack));
         here.in_flight += 1;
         self.retag(flow, cost, 0);
     }
@@ -177,9 +188,16 @@ impl Band {
         self.retag(flow, actual, charged);
     }
 
-    /// Whether the queue has not been empty for so long.
+    /// Somebody waited in vain, or found no place.
+    pub(super) fn note_failure(&mut self) {
+        self.failed = true;
+    }
+
+    /// Whether the queue has not been empty for so long, and has failed somebody since: a queue may
+    /// be long busy without being overloaded, above all where a request takes long.
     pub(super) fn stands(&self, now: Time, after: Option<Duration>) -> bool {
-        after.is_some_and(|after| self.len > 0 && now.since(self.busy_since) >= after)
+        after
+            .is_some_and(|after| self.failed && self.len > 0 && now.since(self.busy_since) >= after)
     }
 
     /// Whether the flow has not been empty for so long.
@@ -207,8 +225,14 @@ impl Band {
         let here = &mut self.flows[flow as usize];
         here.tag = here.tag.saturating_add(more).saturating_sub(less);
         if here.queue.len > 0 {
-            self.order.change(flow, here.tag);
+            self.order.change(flow, self.key(flow));
         }
+    }
+
+    /// When it is the turn of a flow.
+    fn key(&self, flow: u32) -> (u64, Time) {
+        let here = &self.flows[flow as usize];
+        (here.tag.saturating_sub(self.slack).max(self.virtual_time), here.oldest)
     }
 
     /// Takes a flow out of the list of its length.
@@ -266,6 +290,7 @@ impl Default for Flow {
             queue: List::default(),
             tag: 0,
             busy_since: Time::ZERO,
+            oldest: Time::ZERO,
             in_flight: 0,
             previous: NIL,
             next: NIL,
@@ -292,7 +317,8 @@ mod tests {
             let flow = self.band.flow(id);
             let (index, ticket) = self.waiters.insert(0, Time::ZERO);
             ticket.consumed();
-            self.band.push(&mut self.waiters, flow, index, Time::ZERO, 1);
+            self.band.prepare(Time::ZERO, 0, 1);
+            self.band.push(&mut self.waiters, flow, index, Time::ZERO);
             flow
         }
 

@@ -14,6 +14,8 @@ use super::waiters::{NIL, State};
 /// While the queue stands, a flow that does not may wait so many times as long: what it sends comes
 /// and goes, and is not what makes the queue stand.
 pub(super) const PATIENCE: u32 = 4;
+/// A flow may wait for so many rounds of all flows.
+const ROUNDS: u32 = 3;
 /// So many whose time is up are turned away at once, so that no operation takes long.
 const SWEEP: usize = 16;
 
@@ -122,6 +124,8 @@ impl Gate {
         self.leave_queue(index);
         let waiter = self.waiters.get(index);
         self.rejected_class[usize::from(waiter.class)] += 1;
+        self.turned_away += 1;
+        self.lanes[waiter.lane as usize].band(usize::from(waiter.class)).note_failure();
         let rejection = self.lanes[waiter.lane as usize].reject(self.now, reason);
         self.resolve(index, State::Refused(rejection));
     }
@@ -146,8 +150,13 @@ impl Gate {
         let here = &self.lanes[lane as usize];
         let after = here.limits.standing_after;
         let band = here.waiting(class).filter(|band| band.stands(self.now, after))?;
-        let share = if band.flow_stands(flow, self.now, after) { 1 } else { PATIENCE };
-        Some(here.target() * share)
+        let target = here.target();
+        if !band.flow_stands(flow, self.now, after) {
+            return Some(target * PATIENCE);
+        }
+        // Flows take turns: nobody can be served faster than the turn comes round.
+        let round = here.drain_time(band.active(), here.in_flight);
+        Some(target.max(round * ROUNDS).min(target * PATIENCE))
     }
 
     /// Turns away who of this flow has waited for too long in a queue that stands.

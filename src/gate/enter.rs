@@ -1,10 +1,15 @@
 //! What becomes of a request on arrival: a slot, a place in the queue, or a rejection.
 
 use super::Gate;
+use super::band::nanos;
 use super::limits::{LaneKind, Order};
 use super::ready::classes;
 use super::time::Time;
 use super::types::{Arrival, RejectReason, Slot, Verdict};
+
+/// A flow may be so many requests ahead of the others before it is held back: a browser opens six
+/// connections at once.
+const BURST: u64 = 8;
 
 impl Gate {
     pub(super) fn decide(&mut self, arrival: &Arrival) -> Verdict {
@@ -42,6 +47,7 @@ impl Gate {
 
     fn turn_away(&mut self, arrival: &Arrival, reason: RejectReason) -> Verdict {
         self.rejected_class[arrival.class.index()] += 1;
+        self.turned_away += 1;
         Verdict::Rejected(self.lanes[arrival.lane].reject(self.now, reason))
     }
 
@@ -55,6 +61,7 @@ impl Gate {
         }
         let here = &self.lanes[arrival.lane];
         if here.queued >= here.limits.max_queue && !self.make_room(lane, class, flow) {
+            self.lanes[arrival.lane].band(class).note_failure();
             return self.turn_away(arrival, RejectReason::QueueFull);
         }
         let (index, ticket) = self.waiters.insert(lane, self.now);
@@ -63,7 +70,10 @@ impl Gate {
         (waiter.deadline, waiter.overdue) = (deadline, overdue);
         let here = &mut self.lanes[arrival.lane];
         here.queued += 1;
-        here.band(class).push(&mut self.waiters, flow, index, self.now, self.limit);
+        let slack = nanos(here.returns.mean_hold()).saturating_mul(BURST);
+        let band = here.band(class);
+        band.prepare(self.now, slack, self.limit);
+        band.push(&mut self.waiters, flow, index, self.now);
         here.count_waiters(class);
         if here.limits.kind == LaneKind::Budget {
             self.floors.joined(class);

@@ -6,14 +6,15 @@ use crate::gate::types::Outcome;
 
 /// Two windows whose requests in flight differ by less say nothing.
 const APART: f64 = 0.1;
+/// Answers of a lane that make its mean count.
+const CROWD: u32 = 20;
 
 /// A window that is open.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     began: Option<Time>,
     latest: Time,
-    /// Answered, for each lane.
-    answered: Vec<u32>,
+    answered: Vec<Answers>,
     completed: u32,
     pub(super) failed: u32,
     /// Ended without anybody knowing how: the client left.
@@ -30,7 +31,15 @@ pub(super) struct Measured {
     pub(super) in_flight: f64,
     pub(super) ended: f64,
     seconds: f64,
-    answered: Vec<u32>,
+    answered: Vec<Answers>,
+}
+
+/// The answers of one lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answers {
+    count: u32,
+    /// Sum of their service times.
+    seconds: f64,
 }
 
 // === impl Window ===
@@ -46,11 +55,12 @@ impl Window {
         self.in_flight += elapsed * f64::from(sample.in_flight);
         self.latest = sample.now;
         match sample.outcome {
-            Outcome::Answered(_) => {
+            Outcome::Answered(time) => {
                 if self.answered.len() <= sample.lane {
-                    self.answered.resize(sample.lane + 1, 0);
+                    self.answered.resize(sample.lane + 1, Answers::default());
                 }
-                self.answered[sample.lane] += 1;
+                self.answered[sample.lane].count += 1;
+                self.answered[sample.lane].seconds += time.as_secs_f64();
                 self.completed += 1;
             }
             Outcome::Overloaded | Outcome::TimedOut => self.failed += 1,
@@ -82,6 +92,11 @@ impl Window {
         f64::from(self.completed) / self.seconds().max(1e-9)
     }
 
+    /// The time that one took, by Little's law.
+    pub(super) fn pace(&self) -> f64 {
+        self.in_flight / f64::from(self.ended().max(1))
+    }
+
     pub(super) fn close(self) -> Measured {
         let seconds = self.seconds().max(1e-9);
         let (in_flight, ended) = (self.in_flight / seconds, f64::from(self.ended()));
@@ -96,7 +111,7 @@ impl Measured {
     /// application works on at once, if `weights` are its service times.
     pub(super) fn throughput(&self, weights: &[f64]) -> f64 {
         let counts = self.answered.iter().zip(weights);
-        let work: f64 = counts.map(|(count, weight)| f64::from(*count) * weight).sum();
+        let work: f64 = counts.map(|(lane, weight)| f64::from(lane.count) * weight).sum();
         (work / self.seconds).max(1e-12)
     }
 
@@ -114,5 +129,28 @@ impl Measured {
         let more = above.throughput(weights) / self.throughput(weights);
         let useful = self.in_flight * more;
         useful.clamp(0.6 * above.in_flight, 1.1 * above.in_flight)
+    }
+
+    /// Whether one of several lanes takes far longer `above` than here, because its short requests
+    /// stand in a queue inside the application behind the long ones of others.
+    pub(super) fn crowds_out(&self, above: &Measured) -> bool {
+        let lanes = self.answered.iter().zip(&above.answered);
+        let known = lanes.filter(|(below, above)| below.count.min(above.count) >= CROWD);
+        let mut stretched = false;
+        let mut count = 0;
+        for (below, above) in known {
+            count += 1;
+            stretched |= above.mean() > 2.0 * below.mean();
+        }
+        let others = above.answered.iter().filter(|lane| lane.count > 0).count() > 1;
+        stretched && count > 0 && others
+    }
+}
+
+// === impl Answers ===
+
+impl Answers {
+    fn mean(&self) -> f64 {
+        self.seconds / f64::from(self.count)
     }
 }

@@ -78,11 +78,8 @@ impl Engine<'_> {
         request.inside = false;
         let (group, here, work) = (request.group, request.here, request.work as f64);
         let took = Duration::from_nanos(self.now - request.granted);
-        let outcome = match (here, error) {
-            (false, _) => Outcome::Unknown,
-            (true, true) => Outcome::Overloaded,
-            (true, false) => Outcome::Answered(took),
-        };
+        // The application answers also whom has left; that tells of it as much as any answer.
+        let outcome = if error { Outcome::Overloaded } else { Outcome::Answered(took) };
         self.give_back(index, outcome);
         match (here, error) {
             (false, _) => {
