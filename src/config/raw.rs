@@ -123,7 +123,8 @@ table! {
         /// always comes first.
         class_floor: Percent<0, 12> = "5%",
         /// Whether rejections are carried out. Default true. false (shadow mode): every route of
-        /// the upstream is let through, and what would have been rejected is counted.
+        /// the upstream is let through, up to `max_connections` at once, and what would have been
+        /// rejected is counted.
         enforce: bool = "true",
         /// Connections to the application at once, over all workers. Default 512, or more where the
         /// routes need it; 1 to 1000000. At least `max_in_flight` ("auto": `auto_max`), plus the
@@ -219,8 +220,8 @@ table! {
         /// with a request that was answered with 504. Default "cancel".
         on_client_abort: ClientAbort = "cancel",
         /// Whether rejections are carried out. Default true. false (shadow mode): everything is let
-        /// through, and what would have been rejected is counted in
-        /// `tidegate_shadow_rejected_total`.
+        /// through, up to the upstream's `max_connections` at once, and what would have been
+        /// rejected is counted in `tidegate_shadow_rejected_total`.
         enforce: bool = "true",
     }
     required {}

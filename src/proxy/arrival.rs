@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use http::header::{HeaderMap, HeaderName};
 
 use super::forwarded::{Forwarding, Peer};
+use super::headers::only;
 use super::patience::Patience;
 use crate::config::{FairBy, Route};
 use crate::gate::Class;
@@ -58,8 +59,7 @@ impl Marks {
     /// How important a request is.
     pub(super) fn class(&self, headers: &HeaderMap, peer: &Peer, trust: &Forwarding) -> Class {
         let Some(name) = &self.class_header else { return self.class };
-        let said = headers.get(name).map(|value| value.as_bytes().trim_ascii());
-        match said {
+        match only(headers, name) {
             Some([digit @ b'0'..=b'7']) if trust.trusts(peer.address()) => {
                 Class::new(digit - b'0').unwrap_or(self.class)
             }
@@ -79,8 +79,7 @@ impl Marks {
             Flow::One => return 0,
             Flow::Client => {}
             Flow::Header(name) => {
-                let said = headers.get(name).map(|value| value.as_bytes().trim_ascii());
-                if let Some(said) = said.filter(|said| !said.is_empty())
+                if let Some(said) = only(headers, name).filter(|said| !said.is_empty())
                     && trust.trusts(peer.address())
                 {
                     return flows.of_value(said);
@@ -149,6 +148,9 @@ mod tests {
             assert_eq!(class("10.0.0.1", odd), 4, "{odd}");
         }
         assert_eq!(marks.class(&HeaderMap::new(), &peer("10.0.0.1"), &trust).number(), 4);
+        let mut twice = map(&[("x-class", "7")]);
+        twice.append("x-class", "1".parse().unwrap());
+        assert_eq!(marks.class(&twice, &peer("10.0.0.1"), &trust).number(), 4, "which of them?");
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
+use super::headers::only;
+
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Nobody waits longer.
@@ -70,13 +72,6 @@ impl Patience {
             headers.insert(name, value);
         }
     }
-}
-
-/// The value of a field that stands there once.
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
-    let value = headers.get(name)?;
-    let single = headers.get_all(name).iter().nth(1).is_none();
-    single.then(|| value.as_bytes().trim_ascii())
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {

@@ -110,7 +110,7 @@ pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, names:
         }
         families.push(family.build());
     }
-    for (mut family, value) in upstream_gauges() {
+    for (mut family, value) in upstream_gauges().into_iter().chain(limit_gauges()) {
         for (name, upstream) in names.upstreams.iter().zip(&reading.upstreams) {
             family.push(&[("upstream", name)], value(upstream));
         }
@@ -192,7 +192,7 @@ fn route_gauges() -> [RouteFamily; 4] {
     ]
 }
 
-fn upstream_gauges() -> [UpstreamFamily; 8] {
+fn upstream_gauges() -> [UpstreamFamily; 4] {
     [
         (
             Family::gauge(
@@ -223,6 +223,11 @@ fn upstream_gauges() -> [UpstreamFamily; 8] {
             ),
             |upstream| upstream.connections as f64,
         ),
+    ]
+}
+
+fn limit_gauges() -> [UpstreamFamily; 4] {
+    [
         (
             Family::gauge(
                 "tidegate_upstream_limit_throughput",
