@@ -21,6 +21,7 @@
 //!   answer.
 //! - The preface of HTTP/2 closes the connection without an answer.
 
+mod arrival;
 mod body;
 mod client;
 mod exchange;
@@ -28,6 +29,10 @@ mod finish;
 mod forward;
 mod forwarded;
 mod headers;
+mod hops;
+mod lag;
+mod outcome;
+mod patience;
 mod plan;
 mod respond;
 pub mod route;
@@ -39,20 +44,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::admission::{Admission, Entry, Permit};
 use crate::config::Config;
-use crate::gate::{Arrival, Budget, Limits, Rejection};
+use crate::gate::{Arrival, Rejection};
 use crate::telemetry::access::AccessLogger;
-use crate::telemetry::metrics::{Metrics, Reading, UpstreamReading};
+use crate::telemetry::metrics::{Metrics, Reading};
 use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
+use arrival::Flows;
 use exchange::Exchange;
 use forward::{forward, prepare};
 use forwarded::Forwarding;
-use plan::{Plan, denied_reading, lane_limits, route_reading};
+use lag::Lag;
+use patience::Patience;
+use plan::{Plan, denied_reading, route_reading, upstream_reading};
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
@@ -60,7 +69,7 @@ use screen::screen;
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
-pub use plan::MAX_EXEMPT;
+pub use plan::{MAX_EXEMPT, lane_limits, limits};
 pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
 
 /// The client left: its connection is closed without an answer.
@@ -74,6 +83,9 @@ pub struct Proxy {
     plans: Vec<Plan>,
     backends: Vec<Backend>,
     forwarding: Forwarding,
+    flows: Flows,
+    /// One for each worker.
+    lags: Vec<Lag>,
     metrics: Arc<Metrics>,
     access: Arc<AccessLogger>,
 }
@@ -103,15 +115,13 @@ impl Proxy {
         let mut plans = Vec::new();
         for route in &config.routes {
             let lanes = &mut lanes[route.upstream];
-            let lane = lane_limits(route).map(|limits| {
+            let lane = lane_limits(route, &config.upstreams[route.upstream]).map(|limits| {
                 lanes.push(limits);
                 lanes.len() - 1
             });
             plans.push(Plan::new(route, lane));
         }
         let backends = config.upstreams.iter().zip(lanes).map(|(upstream, lanes)| {
-            let budget = Budget::Fixed(upstream.max_in_flight);
-            let limits = Limits { budget, floor_period: 0, lanes };
             let pool = PoolLimits {
                 max_connections: upstream.max_connections,
                 connect_timeout: upstream.connect_timeout,
@@ -119,7 +129,7 @@ impl Proxy {
             };
             Backend {
                 authority: authority(&upstream.host, upstream.port),
-                admission: Admission::new(&limits),
+                admission: Admission::new(&limits(upstream, lanes)),
                 pool: Pool::new(connect(upstream), config.server.workers, pool),
                 up: AtomicBool::new(true),
             }
@@ -129,6 +139,8 @@ impl Proxy {
             plans,
             backends: backends.collect(),
             forwarding: Forwarding::new(config.server.forwarded, &config.server.trusted_proxies),
+            flows: Flows::default(),
+            lags: (0..config.server.workers).map(|_| Lag::new()).collect(),
             metrics,
             access,
         })
@@ -168,7 +180,8 @@ impl Proxy {
         let Some(lane) = plan.lane else {
             return Ok(self.refuse(&client, exchange, Refusal::Denied, has_body));
         };
-        let permit = match self.admit(&client, plan, lane, &mut exchange).await? {
+        let (arrival, patience) = self.arrival(plan, lane, request.headers(), &client.peer);
+        let permit = match self.admit(&client, plan, arrival, &mut exchange).await? {
             Ok(permit) => permit,
             Err(rejection) => {
                 exchange.rejected(rejection.reason);
@@ -176,7 +189,8 @@ impl Proxy {
                 return Ok(self.refuse(&client, exchange, refusal, has_body));
             }
         };
-        let outgoing = prepare(&self, plan, &client, request, target);
+        let mut outgoing = prepare(&self, plan, &client, request, target);
+        outgoing.shorten(plan, patience, exchange.queue_wait());
         let forwarded = forward(&self, plan, &client, exchange, outgoing, permit);
         tokio::select! {
             biased;
@@ -209,6 +223,12 @@ impl Proxy {
         tracing::debug!(client = %client.peer.address(), status, "a request's head could not be read");
     }
 
+    /// A worker's loop was so late, and looks at itself again at `due`.
+    pub fn lagged(&self, worker: usize, lag: Duration, due: Instant) {
+        self.metrics.worker(worker).lag(lag);
+        self.lags[worker].measured(lag, due);
+    }
+
     /// Keeps one worker's share of the upstream connections young. Run it on that worker.
     pub async fn keep_pools(self: Arc<Proxy>, worker: usize) {
         let reapers = self.backends.iter().map(|backend| Arc::clone(&backend.pool).reap(worker));
@@ -226,13 +246,10 @@ impl Proxy {
             Some(lane) => route_reading(&snapshots[plan.backend].lanes[lane]),
             None => denied_reading(),
         });
-        let upstreams =
-            self.backends.iter().zip(&snapshots).map(|(backend, snapshot)| UpstreamReading {
-                in_flight: u64::from(snapshot.in_flight),
-                in_flight_limit: u64::from(snapshot.max_in_flight),
-                up: backend.up.load(Ordering::Relaxed),
-                connections: u64::from(backend.pool.open()),
-            });
+        let upstreams = self.backends.iter().zip(&snapshots).map(|(backend, snapshot)| {
+            let up = backend.up.load(Ordering::Relaxed);
+            upstream_reading(snapshot, up, u64::from(backend.pool.open()))
+        });
         Reading { routes: routes.collect(), upstreams: upstreams.collect(), ..Reading::default() }
     }
 
@@ -253,14 +270,34 @@ impl Proxy {
         self.table.find(request.method().as_str(), host, target.path_and_query.path())
     }
 
+    /// What the gate is told of a request, and how long its client still waits.
+    fn arrival(
+        &self,
+        plan: &Plan,
+        lane: usize,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> (Arrival, Patience) {
+        let Some(marks) = &plan.marks else { return (Arrival::at(lane), Patience::default()) };
+        let patience = marks.patience(headers);
+        let admission = &self.backends[plan.backend].admission;
+        let arrival = Arrival {
+            lane,
+            class: marks.class(headers, peer, &self.forwarding),
+            flow: marks.flow(headers, peer, &self.forwarding, &self.flows),
+            deadline: patience.remaining().map(|remaining| admission.time_in(remaining)),
+        };
+        (arrival, patience)
+    }
+
     async fn admit(
         &self,
         client: &Client,
         plan: &Plan,
-        lane: usize,
+        arrival: Arrival,
         exchange: &mut Exchange,
     ) -> Result<Result<Permit, Rejection>, Gone> {
-        let wait = match self.backends[plan.backend].admission.enter(Arrival::at(lane)) {
+        let wait = match self.backends[plan.backend].admission.enter(arrival) {
             Entry::Admitted(permit) => {
                 exchange.waited(Duration::ZERO);
                 return Ok(Ok(permit));
@@ -302,6 +339,10 @@ impl Proxy {
 
     fn forwarding(&self) -> &Forwarding {
         &self.forwarding
+    }
+
+    fn lag(&self, worker: usize) -> &Lag {
+        &self.lags[worker]
     }
 
     fn route_name(&self, route: usize) -> &str {

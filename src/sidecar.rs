@@ -14,11 +14,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::admin::{Admin, MAX_CONNECTIONS, State};
 use crate::config::{Config, Upstream};
-use crate::gate::RejectReason;
+use crate::gate::{AutoDecision, RejectReason};
 use crate::proxy::Proxy;
 use crate::server::{EXTRA_DESCRIPTORS, Server, bind};
 use crate::telemetry::access::AccessLogger;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Labels, Metrics};
 use crate::upstream::{Connect, TcpConnector, UpstreamError};
 
 /// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
@@ -98,7 +98,12 @@ impl Sidecar {
             source,
         })?;
 
-        let metrics = Metrics::new(&config, &RejectReason::LABELS, &UpstreamError::TOKENS);
+        let labels = Labels {
+            reasons: &RejectReason::LABELS,
+            errors: &UpstreamError::TOKENS,
+            decisions: &AutoDecision::LABELS,
+        };
+        let metrics = Metrics::new(&config, labels);
         let access = Arc::new(AccessLogger::new(config.log.access));
         let proxy = Proxy::new(&config, Arc::new(metrics), access, connect);
         let server = Server::start(&config.server, listeners, Arc::clone(&proxy));
@@ -221,7 +226,7 @@ pub fn fit_descriptors(config: &mut Config) {
         upstream.max_connections = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
         // A request that was let in and then waited for a connection would wait in a second, hidden
         // queue.
-        upstream.max_in_flight = upstream.max_in_flight.min(upstream.max_connections);
+        upstream.max_in_flight = upstream.max_in_flight.at_most(upstream.max_connections);
     }
     let clients = (available - for_upstreams).max(1);
     let clients = u32::try_from(clients).unwrap_or(u32::MAX);

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::State;
-use crate::gate::RejectReason;
-use crate::telemetry::metrics::{Reading, RouteReading, UpstreamReading};
+use crate::config::{AdmissionMode, Order, Route, Upstream};
+use crate::gate::{AutoDecision, RejectReason};
+use crate::telemetry::metrics::{LimitReading, Reading, RouteReading, UpstreamReading};
 
 /// The whole answer. Field names are an interface; a golden test holds them.
 #[derive(Serialize)]
@@ -31,6 +32,22 @@ struct UpstreamStatus<'a> {
     in_flight: u64,
     max_in_flight: u64,
     connections: u64,
+    /// Nothing is let in at present, since the application is away.
+    paused: bool,
+    limit: LimitStatus,
+}
+
+/// Why `max_in_flight` is what it is. Without `auto`, the mode and the value alone say something.
+#[derive(Serialize)]
+struct LimitStatus {
+    mode: &'static str,
+    value: u64,
+    decision: &'static str,
+    decisions: BTreeMap<&'static str, u64>,
+    throughput: f64,
+    latency: f64,
+    baseline: f64,
+    elasticity: f64,
 }
 
 /// One route. `arrivals = admitted + abandoned + rejected + queue_depth`.
@@ -38,6 +55,10 @@ struct UpstreamStatus<'a> {
 struct RouteStatus<'a> {
     name: &'a str,
     upstream: &'a str,
+    /// `None`: nothing of the route waits.
+    order: Option<&'static str>,
+    class: Option<u8>,
+    enforce: bool,
     in_flight: u64,
     max_in_flight: u64,
     queue_depth: u64,
@@ -46,8 +67,18 @@ struct RouteStatus<'a> {
     admitted: u64,
     abandoned: u64,
     rejected: BTreeMap<&'static str, u64>,
+    /// What would have been rejected, were it enforced.
+    shadow_rejected: BTreeMap<&'static str, u64>,
+    service: ServiceStatus,
     queue_depth_seconds: f64,
     in_flight_seconds: f64,
+}
+
+/// Times from the grant to the head of the response of late; `null` while too little is known.
+#[derive(Serialize)]
+struct ServiceStatus {
+    p50: Option<f64>,
+    p90: Option<f64>,
 }
 
 /// One line of JSON. Times are in seconds.
@@ -63,14 +94,10 @@ pub(super) fn json(state: &State, reading: &Reading) -> String {
         workers: state.server.workers(),
         connections: reading.connections,
         max_connections: config.server.max_connections,
-        upstreams: upstreams
-            .map(|(upstream, reading)| {
-                UpstreamStatus::new(&upstream.name, (&upstream.host, upstream.port), reading)
-            })
-            .collect(),
+        upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
             .map(|(route, reading)| {
-                RouteStatus::new(&route.name, &config.upstreams[route.upstream].name, reading)
+                RouteStatus::new(route, &config.upstreams[route.upstream], reading)
             })
             .collect(),
     };
@@ -78,10 +105,15 @@ pub(super) fn json(state: &State, reading: &Reading) -> String {
     text + "\n"
 }
 
-// === impl UpstreamStatus, RouteStatus ===
+fn by_reason(counts: &[u64]) -> BTreeMap<&'static str, u64> {
+    RejectReason::LABELS.iter().copied().zip(counts.iter().copied()).collect()
+}
+
+// === impl UpstreamStatus, LimitStatus, RouteStatus ===
 
 impl<'a> UpstreamStatus<'a> {
-    fn new(name: &'a str, (host, port): (&str, u16), reading: &UpstreamReading) -> Self {
+    fn new(upstream: &'a Upstream, reading: &UpstreamReading) -> Self {
+        let Upstream { name, host, port, .. } = upstream;
         let v6 = host.contains(':');
         UpstreamStatus {
             name,
@@ -90,16 +122,42 @@ impl<'a> UpstreamStatus<'a> {
             in_flight: reading.in_flight,
             max_in_flight: reading.in_flight_limit,
             connections: reading.connections,
+            paused: reading.paused,
+            limit: LimitStatus::new(&reading.limit, reading.in_flight_limit),
+        }
+    }
+}
+
+impl LimitStatus {
+    fn new(limit: &LimitReading, value: u64) -> Self {
+        let decisions = AutoDecision::LABELS.iter().copied().zip(limit.decisions.iter().copied());
+        LimitStatus {
+            mode: if limit.auto { "auto" } else { "fixed" },
+            value,
+            decision: AutoDecision::LABELS[limit.decision],
+            decisions: decisions.collect(),
+            throughput: limit.throughput,
+            latency: limit.latency,
+            baseline: limit.baseline,
+            elasticity: limit.elasticity,
         }
     }
 }
 
 impl<'a> RouteStatus<'a> {
-    fn new(name: &'a str, upstream: &'a str, reading: &RouteReading) -> Self {
-        let rejected = RejectReason::LABELS.iter().copied().zip(reading.rejected.iter().copied());
+    fn new(route: &'a Route, upstream: &'a Upstream, reading: &RouteReading) -> Self {
+        let queued = route.admission == AdmissionMode::Queue;
+        let order = match route.order {
+            Order::Fifo => "fifo",
+            Order::Lifo => "lifo",
+            Order::Adaptive => "adaptive",
+        };
         RouteStatus {
-            name,
-            upstream,
+            name: &route.name,
+            upstream: &upstream.name,
+            order: queued.then_some(order),
+            class: queued.then_some(route.class),
+            enforce: !queued || (route.enforce && upstream.enforce),
             in_flight: reading.in_flight,
             max_in_flight: reading.in_flight_limit,
             queue_depth: reading.queue_depth,
@@ -107,7 +165,12 @@ impl<'a> RouteStatus<'a> {
             arrivals: reading.arrivals,
             admitted: reading.admitted,
             abandoned: reading.abandoned,
-            rejected: rejected.collect(),
+            rejected: by_reason(&reading.rejected),
+            shadow_rejected: by_reason(&reading.shadow_rejected),
+            service: ServiceStatus {
+                p50: reading.service_p50.map(|time| time.as_secs_f64()),
+                p90: reading.service_p90.map(|time| time.as_secs_f64()),
+            },
             queue_depth_seconds: reading.queue_depth_seconds,
             in_flight_seconds: reading.in_flight_seconds,
         }

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::EXIT_CONFIG;
-use crate::config::{self, AdmissionMode, Config, Format, Loaded, Match, Overrides, Report, Route};
+use crate::config::{
+    self, AdmissionMode, Budget, Config, Format, Loaded, Match, Overrides, Report, Route,
+};
 use crate::proxy::route::RouteTable;
 
 /// The exit status for a wrong command line.
@@ -127,9 +129,16 @@ fn summary(config: &Config) -> String {
     let routes = config.routes.len();
     let mut parts = vec![format!("{routes} route{}", if routes == 1 { "" } else { "s" })];
     for upstream in &config.upstreams {
+        let found = match upstream.max_in_flight {
+            Budget::Fixed(_) => "",
+            Budget::Auto { .. } => " (auto)",
+        };
         parts.push(format!(
-            "upstream {} at {}:{} with {} in flight at most",
-            upstream.name, upstream.host, upstream.port, upstream.max_in_flight
+            "upstream {} at {}:{} with {}{found} in flight at most",
+            upstream.name,
+            upstream.host,
+            upstream.port,
+            upstream.max_in_flight.most()
         ));
     }
     parts.join(", ")

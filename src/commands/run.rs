@@ -24,7 +24,7 @@ pub struct RunArgs {
     /// Where clients connect [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// How many requests the application works on at once
+    /// How many requests the application works on at once, or auto [default: auto]
     #[arg(long, value_name = "N")]
     max_in_flight: Option<String>,
     /// Where metrics, health and status are [default: 0.0.0.0:9909]
@@ -124,7 +124,7 @@ fn announce(sidecar: &Sidecar) {
             upstream = upstream.name,
             host = upstream.host,
             port = upstream.port,
-            max_in_flight = upstream.max_in_flight,
+            max_in_flight = %upstream.max_in_flight,
             "forwarding"
         );
     }

@@ -95,20 +95,22 @@ codes! {
     BadMethod = Error "bad-method",
     /// Not a host name.
     BadHost = Error "bad-host",
+    /// Not the name of a header field, or of one that means something else.
+    BadHeader = Error "bad-header",
     /// The route `default` with conditions.
     DefaultWithMatch = Error "default-with-match",
     /// A route that never matches because others take all its requests.
     UnreachableRoute = Error "unreachable-route",
     /// A key that has no meaning on this kind of route.
     MeaninglessKey = Error "meaningless-key",
+    /// Bounds of `max_in_flight = "auto"` in the wrong order.
+    AutoBounds = Error "auto-bounds",
     /// A stream route without a bound.
     UnboundedStream = Error "unbounded-stream",
     /// More slots reserved than there are.
     ReservedTooLarge = Error "reserved-too-large",
     /// Fewer connections than requests in flight.
     HiddenQueue = Error "hidden-queue",
-    /// The budget is not set.
-    SlotsAssumed = Warning "slots-assumed",
     /// A route that takes all that `default` would, and perhaps should not.
     CatchAllRoute = Warning "catch-all-route",
     /// A cap that the budget never lets a route reach.
@@ -127,6 +129,14 @@ codes! {
     StaleConnections = Warning "stale-connections",
     /// Client connections closed before a load balancer expects it.
     ShortKeepAlive = Warning "short-keep-alive",
+    /// Bounds of `max_in_flight = "auto"` where it is a number.
+    AutoWithoutEffect = Warning "auto-without-effect",
+    /// A field that counts from trusted proxies only, and there are none.
+    NeverTrusted = Warning "never-trusted",
+    /// Newest first, where slots come free after hours.
+    OrderOfStreams = Warning "order-of-streams",
+    /// A route that is to be enforced below an upstream that is not.
+    EnforceWithoutEffect = Warning "enforce-without-effect",
 }
 
 /// One thing that is wrong.

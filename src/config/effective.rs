@@ -1,7 +1,11 @@
 //! The configuration as it runs, written as a file again, with the origin of each value beside it.
 
-use super::model::{AccessLog, AdmissionMode, ClientAbort, Forwarded, LogFormat, LogLevel};
-use super::model::{Match, RejectBody, RetryAfter, Route, RouteKind, Upstream};
+use std::time::Duration;
+
+use super::model::{
+    AccessLog, AdmissionMode, Budget, ClientAbort, FairBy, Forwarded, LogFormat, LogLevel, Match,
+    Order, RejectBody, RetryAfter, Route, RouteKind, Standing, Upstream,
+};
 use super::units::{format_duration, format_size};
 use super::words::word_of;
 use super::{Loaded, Origin};
@@ -94,9 +98,11 @@ impl Loaded {
         let alone = self.config.upstreams.len() == 1 && upstream.name == "default";
         let header =
             if alone { "[upstream]".to_owned() } else { format!("[upstreams.{}]", upstream.name) };
-        Table::new(self, &format!("upstream {}", upstream.name), &header)
-            .key("url", quoted(&url(upstream)))
-            .key("max_in_flight", upstream.max_in_flight.to_string())
+        let table = Table::new(self, &format!("upstream {}", upstream.name), &header)
+            .key("url", quoted(&url(upstream)));
+        budget_keys(table, upstream.max_in_flight)
+            .key("class_floor", quoted(&format!("{}%", upstream.class_floor)))
+            .key("enforce", upstream.enforce.to_string())
             .key("max_connections", upstream.max_connections.to_string())
             .key("connect_timeout", quoted(&format_duration(upstream.connect_timeout)))
             .key("idle_timeout", quoted(&format_duration(upstream.idle_timeout)))
@@ -118,13 +124,23 @@ impl Loaded {
             AdmissionMode::Exempt => table,
             AdmissionMode::Deny => return table.section,
         };
-        let off_or = |time: Option<_>| quoted(&time.map_or("off".to_owned(), format_duration));
         table
-            .key("response_timeout", off_or(route.response_timeout))
-            .key("idle_body_timeout", off_or(route.idle_body_timeout))
+            .key("response_timeout", time_or_off(route.response_timeout))
+            .key("idle_body_timeout", time_or_off(route.idle_body_timeout))
             .key("on_client_abort", quoted(word_of(ClientAbort::WORDS, &route.on_client_abort)))
             .reject(route)
             .section
+    }
+}
+
+fn budget_keys<'a>(table: Table<'a>, budget: Budget) -> Table<'a> {
+    match budget {
+        Budget::Fixed(slots) => table.key("max_in_flight", slots.to_string()),
+        Budget::Auto { min, max, max_latency } => table
+            .key("max_in_flight", quoted("auto"))
+            .key("auto_min", min.to_string())
+            .key("auto_max", max.to_string())
+            .key("max_upstream_latency", time_or_off(max_latency)),
     }
 }
 
@@ -139,6 +155,13 @@ fn queue_keys<'a>(table: Table<'a>, route: &Route) -> Table<'a> {
     table
         .key("max_queue", route.max_queue.to_string())
         .key("max_wait", quoted(&format_duration(route.max_wait)))
+        .key("order", quoted(word_of(Order::WORDS, &route.order)))
+        .key("standing_after", standing(route.standing_after))
+        .key("class", route.class.to_string())
+        .key("class_header", text_or_off(route.class_header.as_deref()))
+        .key("deadline_header", text_or_off(route.deadline_header.as_deref()))
+        .key("fair_by", fair_by(&route.fair_by))
+        .key("enforce", route.enforce.to_string())
 }
 
 // === impl Table ===
@@ -216,6 +239,30 @@ fn strings(list: &[String]) -> String {
     format!("[{}]", list.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "))
 }
 
+fn time_or_off(time: Option<Duration>) -> String {
+    quoted(&time.map_or("off".to_owned(), format_duration))
+}
+
+fn text_or_off(text: Option<&str>) -> String {
+    quoted(text.unwrap_or("off"))
+}
+
+fn standing(standing: Standing) -> String {
+    match standing {
+        Standing::Auto => quoted("auto"),
+        Standing::After(time) => quoted(&format_duration(time)),
+        Standing::Off => quoted("off"),
+    }
+}
+
+fn fair_by(fair_by: &FairBy) -> String {
+    match fair_by {
+        FairBy::None => quoted("none"),
+        FairBy::Client => quoted("client"),
+        FairBy::Header(name) => quoted(&format!("header:{name}")),
+    }
+}
+
 fn conditions(matches: &Match) -> String {
     let mut parts = vec![format!("path = {}", quoted(&matches.path))];
     if matches.exact {
@@ -251,7 +298,10 @@ mod tests {
             max_in_flight = 8
             [upstreams.b]
             url = "http://b"
-            max_in_flight = 4
+            auto_min = 3
+            max_upstream_latency = "2s"
+            class_floor = "0%"
+            enforce = false
             [[route]]
             name = "default"
             upstream = "a"
@@ -261,6 +311,13 @@ mod tests {
             upstream = "b"
             reserved = 1
             max_wait = "1500us"
+            order = "lifo"
+            standing_after = "9s"
+            class = 7
+            class_header = "X-Class"
+            deadline_header = "x-deadline"
+            fair_by = "header:X-Tenant"
+            enforce = false
             idle_body_timeout = "off"
             reject = { status = 429, retry_after = "7s" }
             [[route]]

@@ -7,15 +7,16 @@ use serde_json::{Value as Json, json};
 use super::address::{self, Target};
 use super::context::Context;
 use super::diagnostic::Code;
+use super::matching::check_header;
 use super::model::{
-    AccessLog, AdmissionMode, Cidr, ClientAbort, Forwarded, LogFormat, LogLevel, RejectBody,
-    RetryAfter, RouteKind,
+    AccessLog, AdmissionMode, Cidr, ClientAbort, FairBy, Forwarded, LogFormat, LogLevel, Order,
+    RejectBody, RetryAfter, RouteKind, Standing,
 };
 use super::node::{Node, Shape};
-use super::raw::HOUR;
-use super::table::{Value, later_value};
+use super::raw::{DAY, HOUR};
+use super::table::Value;
 use super::values::{Int, Time};
-use super::words::{or_variable, read_text, words};
+use super::words::{Trouble, or_variable, read_text, words};
 
 /// Text whose rules depend on more than itself: `resolve` checks it.
 #[derive(Clone, Debug)]
@@ -25,9 +26,21 @@ pub(super) struct Text(pub(super) String);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workers(pub(super) Option<u32>);
 
-/// Slots of a budget.
+/// Slots of a cap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slots(pub(super) u32);
+
+/// Slots of a budget; none: "auto".
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget(pub(super) Option<u32>);
+
+/// Whole percent from `MIN` to `MAX`, written `5%`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Percent<const MIN: u32, const MAX: u32>(pub(super) u32);
+
+/// The name of a header field, in lower case.
+#[derive(Clone, Debug)]
+pub(super) struct Header(pub(super) String);
 
 /// The status of a rejection.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +49,6 @@ pub(super) struct Status(pub(super) u16);
 /// Ranges of one entry of `trusted_proxies`.
 #[derive(Clone, Debug)]
 pub(super) struct Trusted(pub(super) Vec<Cidr>);
-
-/// `fifo`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Order;
 
 /// `off`.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +72,9 @@ words!(AdmissionMode {
 } later {});
 words!(RouteKind { "request" => Self::Request, "stream" => Self::Stream } later {});
 words!(ClientAbort { "cancel" => Self::Cancel, "finish" => Self::Finish } later {});
-words!(Order { "fifo" => Self } later { "lifo", "adaptive" });
+words!(Order {
+    "fifo" => Self::Fifo, "lifo" => Self::Lifo, "adaptive" => Self::Adaptive,
+} later {});
 words!(Control { "off" => Self } later { "loopback" });
 
 // === values with rules of their own ===
@@ -112,16 +123,110 @@ impl Value for Workers {
 
 impl Value for Slots {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        match &node.shape {
-            Shape::Text { text, .. } if text == "auto" => {
-                later_value(node, "\"auto\"", "a number, such as 16", cx)
-            }
-            _ => Int::<1, 100_000>::read(node, cx).map(|Int(count)| Self(count)),
+        if let Shape::Text { text, .. } = &node.shape
+            && text == "auto"
+        {
+            let message = "`max_in_flight` of a route is a number";
+            cx.report(Code::WrongType, node.place, message, "expected an integer")
+                .help("\"auto\" is for the budget of the upstream; remove it, or write a number");
+            return None;
         }
+        Int::<1, 100_000>::read(node, cx).map(|Int(count)| Self(count))
     }
 
     fn schema() -> Json {
         Int::<1, 100_000>::schema()
+    }
+}
+
+impl Value for Budget {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => Some(Self(None)),
+            Shape::Text { text, .. } if text.parse::<i64>().is_err() => {
+                node.wrong_type("\"auto\" or an integer", cx)
+            }
+            _ => Int::<1, 100_000>::read(node, cx).map(|Int(count)| Self(Some(count))),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "const": "auto" }, Int::<1, 100_000>::schema()] })
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> Value for Percent<MIN, MAX> {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        let expected = format!("a part such as \"{}%\"", MAX.min(5));
+        if let Shape::Integer(Some(number)) = &node.shape {
+            let help = format!("write \"{number}%\"");
+            node.wrong_type::<()>(&expected, cx);
+            cx.diagnostics.last_mut()?.help(help);
+            return None;
+        }
+        read_text(node, &expected, cx, |text| {
+            let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+            match number.filter(|number| (MIN..=MAX).contains(number)) {
+                Some(number) => Ok(Self(number)),
+                None => {
+                    let message = format!("`{}` cannot be \"{text}\"", node.key);
+                    let help = format!("write a whole part from \"{MIN}%\" to \"{MAX}%\"");
+                    Err(Trouble::new(Code::OutOfRange, message, help))
+                }
+            }
+        })
+    }
+
+    fn schema() -> Json {
+        let range = format!("{MIN}% to {MAX}%");
+        json!({ "type": "string", "pattern": r"^[0-9]{1,2}%$|\$\{", "x-range": range })
+    }
+}
+
+impl Value for Header {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(node, "the name of a header field", cx, |text| check_header(text).map(Self))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "examples": ["x-request-class"] })
+    }
+}
+
+impl Value for FairBy {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        let expected = "\"client\", \"header:NAME\" or \"none\"";
+        read_text(node, expected, cx, |text| match text {
+            "client" => Ok(Self::Client),
+            "none" => Ok(Self::None),
+            _ => match text.strip_prefix("header:") {
+                Some(name) => check_header(name.trim()).map(Self::Header),
+                None => {
+                    let message = format!("`{}` cannot be \"{text}\"", node.key);
+                    let help = format!("write {expected}");
+                    Err(Trouble::new(Code::UnknownValue, message, help))
+                }
+            },
+        })
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^(client|none|header:.+)$|\$\{" })
+    }
+}
+
+impl Value for Standing {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        match &node.shape {
+            Shape::Text { text, .. } if text == "auto" => return Some(Self::Auto),
+            Shape::Text { text, .. } if text == "off" => return Some(Self::Off),
+            _ => {}
+        }
+        Time::<1, DAY>::read(node, cx).map(|Time(time)| Self::After(time))
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "enum": ["auto", "off"] }, Time::<1, DAY>::schema()] })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Warnings are for what runs and is probably not meant. None fires on a default.
 
 mod budgets;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub(super) fn check(draft: &mut Draft, cx: &mut Context<'_>) {
         meaningless_keys(route, model, cx);
         stream_bound(route, model, cx);
         route_times(route, model, cx);
+        waiting::check(draft, route, model, cx);
     }
     budgets::check(draft, cx);
     overlap::check(draft, cx);
@@ -161,44 +163,53 @@ fn server_times(draft: &Draft, cx: &mut Context<'_>) {
 /// Keys that do nothing on such a route.
 fn meaningless_keys(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
     let raw = &route.raw;
-    if model.admission == AdmissionMode::Exempt {
-        // A value from [defaults] is not the route's own.
-        let written = [
-            ("max_queue", raw.max_queue.place()),
-            ("max_wait", raw.max_wait.place()),
-            ("order", raw.order.place()),
-            ("enforce", raw.enforce.place()),
-            ("max_in_flight", raw.max_in_flight.place()),
-            ("reserved", raw.reserved.place()),
-        ];
-        for (key, place) in written {
-            if place.is_written() && route.own_keys.contains(&key) {
+    let (kind, why) = match model.admission {
+        AdmissionMode::Exempt => ("exempt", "never queued, at most 32 at once"),
+        AdmissionMode::Deny => ("deny", "answered with 404, never queued"),
+        AdmissionMode::Queue => {
+            if model.kind == RouteKind::Stream && route.own_keys.contains(&"reserved") {
                 cx.report(
                     Code::MeaninglessKey,
-                    place,
-                    format!("`{key}` has no meaning on the exempt route `{}`", model.name),
-                    "never queued, at most 32 at once",
+                    raw.reserved.place(),
+                    format!("`reserved` has no meaning on the stream route `{}`", model.name),
+                    "streams do not use the budget",
                 )
-                .help("remove it, or remove admission = \"exempt\"");
+                .help("remove it: `max_in_flight` already is for this route alone");
             }
+            return;
         }
-        if model.kind == RouteKind::Stream {
-            cx.report(
-                Code::MeaninglessKey,
-                raw.kind.place(),
-                format!("the exempt route `{}` cannot be a stream", model.name),
-                "at most 32 at once, for probes",
-            )
-            .help("remove admission = \"exempt\": a stream route is outside the budget anyway");
-        }
-    } else if model.kind == RouteKind::Stream && route.own_keys.contains(&"reserved") {
+    };
+    let written = [
+        ("max_queue", raw.max_queue.place()),
+        ("max_wait", raw.max_wait.place()),
+        ("order", raw.order.place()),
+        ("standing_after", raw.standing_after.place()),
+        ("class", raw.class.place()),
+        ("class_header", raw.class_header.place()),
+        ("deadline_header", raw.deadline_header.place()),
+        ("fair_by", raw.fair_by.place()),
+        ("enforce", raw.enforce.place()),
+        ("max_in_flight", raw.max_in_flight.place()),
+        ("reserved", raw.reserved.place()),
+    ];
+    // A value from [defaults] is not the route's own.
+    for (key, place) in written.into_iter().filter(|(key, _)| route.own_keys.contains(key)) {
         cx.report(
             Code::MeaninglessKey,
-            raw.reserved.place(),
-            format!("`reserved` has no meaning on the stream route `{}`", model.name),
-            "streams do not use the budget",
+            place,
+            format!("`{key}` has no meaning on the {kind} route `{}`", model.name),
+            why,
         )
-        .help("remove it: `max_in_flight` already is for this route alone");
+        .help(format!("remove it, or remove admission = \"{kind}\""));
+    }
+    if model.admission == AdmissionMode::Exempt && model.kind == RouteKind::Stream {
+        cx.report(
+            Code::MeaninglessKey,
+            raw.kind.place(),
+            format!("the exempt route `{}` cannot be a stream", model.name),
+            "at most 32 at once, for probes",
+        )
+        .help("remove admission = \"exempt\": a stream route is outside the budget anyway");
     }
 }
 
@@ -220,19 +231,8 @@ fn route_times(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
         return;
     }
     let raw = &route.raw;
-    let own = |key: &str| route.own_keys.contains(&key);
     if raw.max_queue.is_bad() || raw.max_wait.is_bad() || raw.response_timeout.is_bad() {
         return;
-    }
-    if model.max_queue == 0 && own("max_wait") {
-        cx.report(
-            Code::WaitWithoutQueue,
-            raw.max_wait.place(),
-            format!("`max_wait` has no effect on the route `{}`", model.name),
-            "never reached",
-        )
-        .at(raw.max_queue.place(), "no request ever waits")
-        .help("remove it, or give the route places to wait in: max_queue = 64");
     }
     let place = raw.max_wait.place();
     let Some(timeout) = model.response_timeout else {

@@ -28,6 +28,44 @@ pub(super) fn check_name(name: &str) -> Result<(), Trouble> {
     ))
 }
 
+/// Fields that belong to the framing or to one hop: tidegate itself acts on them.
+const FRAMING_FIELDS: [&str; 11] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+/// The name of a header field (RFC 9110, section 5.1), in lower case.
+pub(super) fn check_header(name: &str) -> Result<String, Trouble> {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    let lower = name.to_ascii_lowercase();
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(is_token) {
+        return Err(Trouble::new(
+            Code::BadHeader,
+            format!("\"{name}\" is not the name of a header field"),
+            "write 1 to 64 letters, digits and dashes, such as \"x-request-class\"",
+        ));
+    }
+    let problem = match lower.as_str() {
+        "grpc-timeout" => "has a format of its own, and is understood without being named",
+        name if FRAMING_FIELDS.contains(&name) => "has a meaning of its own in HTTP",
+        _ => return Ok(lower),
+    };
+    Err(Trouble::new(
+        Code::BadHeader,
+        format!("the field `{lower}` {problem}"),
+        "choose a field for this purpose alone, such as \"x-request-class\"",
+    ))
+}
+
 /// A path that some request can have.
 pub(super) fn check_path(path: &str) -> Result<(), Trouble> {
     let bad = |message: String, help: String| Err(Trouble::new(Code::BadPath, message, help));

@@ -133,14 +133,36 @@ pub struct Upstream {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Requests in flight at once over all routes of the budget, 1 to 100,000.
-    pub max_in_flight: u32,
+    /// Requests in flight at once over all routes that share the budget. Default auto.
+    pub max_in_flight: Budget,
+    /// The least part of the grants that each class that waits gets, in percent, 0 to 12. Default
+    /// 5.
+    pub class_floor: u32,
+    /// Whether rejections are carried out; if not, all routes are in shadow mode. Default true.
+    pub enforce: bool,
     /// Connections at once over all workers. Default 512.
     pub max_connections: u32,
     /// To open a connection, over all addresses of the host. Default 1 s.
     pub connect_timeout: Duration,
     /// How long an unused connection is kept; below the application's own keep-alive. Default 4 s.
     pub idle_timeout: Duration,
+}
+
+/// How many requests may be in flight at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// So many, 1 to 100,000.
+    Fixed(u32),
+    /// As many as the application is found to be able to work on.
+    Auto {
+        /// Never fewer, 1 to 100,000. Default 2.
+        min: u32,
+        /// Never more, 1 to 100,000. Default 500.
+        max: u32,
+        /// Fewer where the mean service time is above; `None`: throughput alone decides. Default
+        /// none.
+        max_latency: Option<Duration>,
+    },
 }
 
 /// `[[route]]` with everything it inherits.
@@ -164,6 +186,21 @@ pub struct Route {
     pub max_queue: u32,
     /// The longest wait for a slot. Default 1 s.
     pub max_wait: Duration,
+    /// Who of those that wait is next. Default adaptive.
+    pub order: Order,
+    /// When a queue stands that has not been empty. Default auto.
+    pub standing_after: Standing,
+    /// How important its requests are, 0 to 7, 7 the most. Default 3.
+    pub class: u8,
+    /// The field in which a trusted proxy gives a request's class, in lower case. Default none.
+    pub class_header: Option<String>,
+    /// The field in which a client says how long it waits for the answer, in lower case. Default
+    /// none.
+    pub deadline_header: Option<String>,
+    /// Between whom what waits is shared out. Default the clients.
+    pub fair_by: FairBy,
+    /// Whether rejections are carried out; if not, they are counted only. Default true.
+    pub enforce: bool,
     /// Request sent to response head; `None`: no bound. Default 30 s.
     pub response_timeout: Option<Duration>,
     /// The longest silence inside either body; `None`: no bound. Default 30 s; none for streams.
@@ -208,6 +245,40 @@ pub enum RouteKind {
     Stream,
 }
 
+/// Who of those that wait is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Who came first.
+    Fifo,
+    /// Who came last.
+    Lifo,
+    /// Who came first; but who came last while the queue stands.
+    Adaptive,
+}
+
+/// When a queue stands, so that waits in it are held short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// After one and a half times `max_wait` without being empty.
+    Auto,
+    /// After so long, 1 ms to a day.
+    After(Duration),
+    /// Never.
+    Off,
+}
+
+/// Between whom what waits is shared out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FairBy {
+    /// Nobody: all are one.
+    None,
+    /// The clients' addresses.
+    Client,
+    /// The values of this field (in lower case), which counts from trusted proxies only; otherwise
+    /// the clients' addresses.
+    Header(String),
+}
+
 /// What becomes of a request in flight whose client left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAbort {
@@ -248,4 +319,61 @@ pub enum RetryAfter {
     Fixed(u32),
     /// No such field.
     Off,
+}
+
+// === impl Budget ===
+
+impl Budget {
+    /// The most requests that it can ever let in at once.
+    #[must_use]
+    pub fn most(self) -> u32 {
+        match self {
+            Budget::Fixed(slots) => slots,
+            Budget::Auto { max, .. } => max,
+        }
+    }
+
+    /// The fewest requests that it can ever bound to.
+    #[must_use]
+    pub fn least(self) -> u32 {
+        match self {
+            Budget::Fixed(slots) => slots,
+            Budget::Auto { min, .. } => min,
+        }
+    }
+
+    /// The same, of which never more than `bound` is used.
+    #[must_use]
+    pub fn at_most(self, bound: u32) -> Budget {
+        match self {
+            Budget::Fixed(slots) => Budget::Fixed(slots.min(bound)),
+            Budget::Auto { min, max, max_latency } => {
+                Budget::Auto { min: min.min(bound), max: max.min(bound), max_latency }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Budget {
+    /// As it stands in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Budget::Fixed(slots) => write!(f, "{slots}"),
+            Budget::Auto { .. } => f.write_str("auto"),
+        }
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// How long a queue with such a `max_wait` may not be empty before it stands; `None`: for ever.
+    #[must_use]
+    pub fn after(self, max_wait: Duration) -> Option<Duration> {
+        match self {
+            Standing::Auto => Some(max_wait + max_wait / 2),
+            Standing::After(time) => Some(time),
+            Standing::Off => None,
+        }
+    }
 }

@@ -10,10 +10,10 @@ use serde_json::Value as Json;
 
 use super::address::Target;
 use super::context::{Context, Section};
-use super::kinds::{Control, Order, Slots, Status, Text, Trusted, Workers};
+use super::kinds::{Budget, Control, Header, Percent, Slots, Status, Text, Trusted, Workers};
 use super::model::{
-    AccessLog, AdmissionMode, ClientAbort, Forwarded, LogFormat, LogLevel, RejectBody, RetryAfter,
-    RouteKind,
+    AccessLog, AdmissionMode, ClientAbort, FairBy, Forwarded, LogFormat, LogLevel, Order,
+    RejectBody, RetryAfter, RouteKind, Standing,
 };
 use super::node::Node;
 use super::source::Place;
@@ -23,7 +23,7 @@ use super::table::{
 use super::values::{Int, List, Only, OrOff, Size, Time};
 
 /// A day in milliseconds: the longest of the long timeouts.
-const DAY: u64 = 86_400_000;
+pub(super) const DAY: u64 = 86_400_000;
 pub(super) const HOUR: u64 = 3_600_000;
 
 table! {
@@ -104,12 +104,32 @@ table! {
         /// path.
         url: Target,
         /// Requests that the application works on at once, over all routes; the others wait in the
-        /// queue of their route. Default 16, with a warning; 1 to 100000. Streams and exempt routes
-        /// come on top.
-        max_in_flight: Slots,
+        /// queue of their route. "auto" finds the number by watching the application; a number, 1
+        /// to 100000, is for those who know theirs. Default "auto". Streams and exempt routes come
+        /// on top.
+        max_in_flight: Budget = "auto",
+        /// What `max_in_flight = "auto"` never goes below. Default 2, or one more than the routes
+        /// reserve; 1 to 100000. At most `auto_max`, and more than what routes reserve.
+        auto_min: Int<1, 100_000> = "2",
+        /// What `max_in_flight = "auto"` never goes above. Default 500, 1 to 100000.
+        auto_max: Int<1, 100_000> = "500",
+        /// A duration or "off": where the mean time to the head of a response is above, "auto" goes
+        /// down, whatever the throughput says. Default "off", 1ms to 1h. For applications that
+        /// answer slower and slower without failing. Without effect where `max_in_flight` is a
+        /// number.
+        max_upstream_latency: OrOff<Time<1, HOUR>> = "off",
+        /// A part in percent: of the slots given, each class that waits gets at least so many,
+        /// whatever the classes above it ask for. Default "5%", "0%" to "12%"; "0%": a higher class
+        /// always comes first.
+        class_floor: Percent<0, 12> = "5%",
+        /// Whether rejections are carried out. Default true. false (shadow mode): every route of
+        /// the upstream is let through, up to `max_connections` at once, and what would have been
+        /// rejected is counted.
+        enforce: bool = "true",
         /// Connections to the application at once, over all workers. Default 512, or more where the
-        /// routes need it; 1 to 1000000. At least `max_in_flight`, plus the `max_in_flight` of each
-        /// stream route, plus 32 for each exempt route: fewer would be a second, hidden queue.
+        /// routes need it; 1 to 1000000. At least `max_in_flight` ("auto": `auto_max`), plus the
+        /// `max_in_flight` of each stream route, plus 32 for each exempt route: fewer would be a
+        /// second, hidden queue.
         max_connections: Int<1, 1_000_000> = "512",
         /// A duration: to open a connection, over all addresses of the host. Default "1s", 1ms to
         /// 5m.
@@ -121,10 +141,7 @@ table! {
     }
     required {}
     later {
-        "auto_min": "belongs to max_in_flight = \"auto\", which comes with a later version",
-        "auto_max": "belongs to max_in_flight = \"auto\", which comes with a later version",
         "dns_refresh": "names are looked up for each new connection",
-        "max_upstream_latency": "belongs to max_in_flight = \"auto\", which comes later",
         "hold": "a refused connection is answered with 502 at once",
     }
 }
@@ -167,8 +184,29 @@ table! {
         /// A duration: the longest wait for a slot; then the request is rejected. Default "1s", 1ms
         /// to 10m. Without effect where `max_queue` is 0.
         max_wait: Time<1, 600_000> = "1s",
-        /// Who of those that wait is next. Default "fifo", the only value of this version.
-        order: Order = "fifo",
+        /// Who of those that wait is next: "fifo" (who came first), "lifo" (who came last) or
+        /// "adaptive" (who came first, but who came last while the queue stands, since its client
+        /// is the most likely to be still there). Default "adaptive".
+        order: Order = "adaptive",
+        /// A duration, "auto" or "off": a queue that has not been empty for so long stands, and
+        /// waits in it are held short until it was empty once. Default "auto": one and a half times
+        /// `max_wait`; 1ms to 1d. Shorter absorbs shorter bursts; "off": `max_wait` alone bounds
+        /// waits.
+        standing_after: Standing = "auto",
+        /// A header field in which a trusted proxy gives a request's class, 0 to 7; or "off".
+        /// Default "off". From peers outside `trusted_proxies`, and with any other value, the class
+        /// is the route's.
+        class_header: OrOff<Header> = "off",
+        /// A header field in which a client says for how many milliseconds more it waits for the
+        /// answer; or "off". Default "off". Who cannot be answered in time is rejected at once. It
+        /// is forwarded less the time spent waiting. `grpc-timeout` of gRPC requests is always
+        /// understood.
+        deadline_header: OrOff<Header> = "off",
+        /// Between whom what waits is shared out: "client" (by address; IPv6 by /64),
+        /// "header:NAME" (by the value of a field, which counts from `trusted_proxies` only, else
+        /// by client) or "none". Default "client". Addresses from forwarding fields count as far as
+        /// `trusted_proxies` reach.
+        fair_by: FairBy = "client",
         /// A duration or "off": from the request being sent to the head of the response; then 504.
         /// Default "30s", 1ms to 1d.
         response_timeout: OrOff<Time<1, DAY>> = "30s",
@@ -181,17 +219,14 @@ table! {
         /// `response_timeout`), for applications that do not notice a closed connection. So it does
         /// with a request that was answered with 504. Default "cancel".
         on_client_abort: ClientAbort = "cancel",
-        /// Whether rejections are carried out. Default true, the only value of this version.
-        enforce: Only<true> = "true",
+        /// Whether rejections are carried out. Default true. false (shadow mode): everything is let
+        /// through, up to the upstream's `max_connections` at once, and what would have been
+        /// rejected is counted in `tidegate_shadow_rejected_total`.
+        enforce: bool = "true",
     }
     required {}
     later {
-        "class": "classes come with a later version",
-        "class_header": "classes come with a later version",
-        "deadline_header": "deadlines of clients come with a later version",
-        "fair_by": "fairness between clients comes with a later version",
         "tunnel_idle_timeout": "tunnels come with a later version",
-        "max_upstream_latency": "belongs to max_in_flight = \"auto\", which comes later",
     }
 }
 
@@ -225,8 +260,24 @@ table! {
         max_queue: Int<0, 1_000_000>,
         /// A duration: the longest wait for a slot, 1ms to 10m. Default: that of `[defaults]`.
         max_wait: Time<1, 600_000>,
-        /// Who of those that wait is next: "fifo". Default: that of `[defaults]`.
+        /// Who of those that wait is next: "fifo", "lifo" or "adaptive". Default: that of
+        /// `[defaults]`.
         order: Order,
+        /// A duration (1ms to 1d), "auto" or "off": when a queue stands that has not been empty.
+        /// Default: that of `[defaults]`.
+        standing_after: Standing,
+        /// How important its requests are: 0 to 7, 7 the most. Default 3. Who waits in a higher
+        /// class goes first, apart from `class_floor`, and takes the place of a lower one when the
+        /// queue is full.
+        class: Int<0, 7> = "3",
+        /// A header field in which a trusted proxy gives a request's class; or "off". Default: that
+        /// of `[defaults]`.
+        class_header: OrOff<Header>,
+        /// A header field with the milliseconds that a client still waits; or "off". Default: that
+        /// of `[defaults]`.
+        deadline_header: OrOff<Header>,
+        /// "client", "header:NAME" or "none". Default: that of `[defaults]`.
+        fair_by: FairBy,
         /// A duration or "off": from the request being sent to the head of the response, 1ms to 1d.
         /// Default: that of `[defaults]`.
         response_timeout: OrOff<Time<1, DAY>>,
@@ -235,19 +286,14 @@ table! {
         idle_body_timeout: OrOff<Time<1, DAY>>,
         /// "cancel" or "finish". Default: that of `[defaults]`.
         on_client_abort: ClientAbort,
-        /// Whether rejections are carried out: true. Default: that of `[defaults]`.
-        enforce: Only<true>,
+        /// Whether rejections are carried out; false: shadow mode. Default: that of `[defaults]`.
+        enforce: bool,
         /// What a rejection looks like. Default: that of `[reject]`, key by key.
         reject: RouteReject,
     }
     required { "name" }
     later {
-        "class": "classes come with a later version",
-        "class_header": "classes come with a later version",
-        "deadline_header": "deadlines of clients come with a later version",
-        "fair_by": "fairness between clients comes with a later version",
         "tunnel_idle_timeout": "tunnels come with a later version",
-        "max_upstream_latency": "belongs to max_in_flight = \"auto\", which comes later",
     }
 }
 
@@ -308,6 +354,9 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
     };
     if keys.contains(&ours) {
         return Some(format!("here it is called `{ours}`"));
+    }
+    if Route::KEYS.contains(&ours) && !Defaults::KEYS.contains(&ours) && title == "[defaults]" {
+        return Some(format!("`{ours}` belongs in a `[[route]]`"));
     }
     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&ours))?.0;
     let also = if home == "defaults" { " or a `[[route]]`" } else { "" };

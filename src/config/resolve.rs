@@ -13,18 +13,15 @@ pub(super) use routes::{RouteDraft, clear_meaningless};
 
 use super::context::Context;
 use super::diagnostic::{Code, Diagnostic};
-use super::kinds::Slots;
+use super::kinds::{Budget as RawBudget, Percent};
 use super::matching::check_name;
-use super::model::{Admin, Config, Log, Server, Upstream};
+use super::model::{Admin, Budget, Config, Log, Server, Upstream};
 use super::raw;
 use super::root::{Named, Root};
 use super::source::Place;
 use super::table::Table;
-use super::values::{At, Int, List, Size, Time};
+use super::values::{At, Int, List, OrOff, Size, Time};
 use super::words::Trouble;
-
-/// The budget where none is set.
-pub(super) const ASSUMED_SLOTS: u32 = 16;
 
 /// The configuration with what the checks need to know about how it was written.
 #[derive(Debug)]
@@ -132,16 +129,10 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         )
         .help("say where the application listens: url = \"http://127.0.0.1:8000\"");
     }
-    if !table.max_in_flight.is_written() {
-        let message = format!("`max_in_flight` is not set: {ASSUMED_SLOTS} is assumed");
-        let how = if place.is_in_file() { "set it" } else { "set it with --max-in-flight" };
-        let help = "to the number of requests that the application works on in parallel";
-        cx.report(Code::SlotsAssumed, *place, message, "`max_in_flight` is missing")
-            .help(format!("{how} {help}"));
-    }
     let Int(max_connections) = *table.max_connections.value();
     let Time(connect_timeout) = *table.connect_timeout.value();
     let Time(idle_timeout) = *table.idle_timeout.value();
+    let Percent(class_floor) = *table.class_floor.value();
     let (host, port) = match table.url.get() {
         Some(target) => (target.host.clone(), target.port),
         None => (String::new(), 0),
@@ -150,10 +141,23 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         name: name.clone(),
         host,
         port,
-        max_in_flight: table.max_in_flight.get().map_or(ASSUMED_SLOTS, |Slots(slots)| *slots),
+        max_in_flight: budget(table),
+        class_floor,
+        enforce: *table.enforce.value(),
         max_connections,
         connect_timeout,
         idle_timeout,
+    }
+}
+
+fn budget(table: &raw::Upstream) -> Budget {
+    let (Int(min), Int(max)) = (*table.auto_min.value(), *table.auto_max.value());
+    let OrOff(max_latency) = *table.max_upstream_latency.value();
+    match *table.max_in_flight.value() {
+        RawBudget(Some(slots)) => Budget::Fixed(slots),
+        RawBudget(None) => {
+            Budget::Auto { min, max, max_latency: max_latency.map(|Time(time)| time) }
+        }
     }
 }
 

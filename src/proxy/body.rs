@@ -18,6 +18,7 @@ use super::exchange::Exchange;
 use super::finish::{Finish, spawn_rest};
 use super::headers;
 use crate::admission::Permit;
+use crate::gate::Outcome;
 use crate::telemetry::metrics::AbortStage;
 use crate::upstream::{Lease, UpstreamError};
 
@@ -212,8 +213,9 @@ impl Drop for Relay {
     /// The client left, or cannot be written to.
     fn drop(&mut self) {
         let Some(open) = self.open.take() else { return };
-        let Open { incoming, lease, mut exchange, upload, finish } = open;
+        let Open { incoming, mut lease, mut exchange, upload, finish } = open;
         exchange.aborted(AbortStage::ResponseBody);
+        lease.held_mut().note(Outcome::Unknown);
         let whole = upload.is_none_or(|upload| upload.state() == UploadState::Whole);
         if let Some(finish) = finish.filter(|_| whole) {
             spawn_rest(incoming, lease, finish);

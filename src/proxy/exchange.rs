@@ -93,6 +93,11 @@ impl Exchange {
         self.proxy.metrics().route(self.route).queue_wait(wait);
     }
 
+    /// How long it waited for its slot.
+    pub(super) fn queue_wait(&self) -> Duration {
+        self.queue_wait
+    }
+
     /// It goes to the application.
     pub(super) fn forwarded(&mut self, upload: Option<Arc<Upload>>) {
         self.granted = Some(Instant::now());
@@ -108,13 +113,14 @@ impl Exchange {
         self.proxy.metrics().route(self.route).upstream_retry();
     }
 
-    /// The application's response head is there.
-    pub(super) fn answered(&mut self, status: u16) {
+    /// The application's response head is there; returns how long that took from the grant.
+    pub(super) fn answered(&mut self, status: u16) -> Duration {
         let service_time = self.granted.map(|granted| granted.elapsed()).unwrap_or_default();
         self.upstream_time = Some(service_time);
         self.proxy.metrics().route(self.route).upstream_duration(service_time);
         self.status = status;
         self.stage = Some(AbortStage::ResponseBody);
+        service_time
     }
 
     /// The gate turned it away.

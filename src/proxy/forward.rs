@@ -22,11 +22,13 @@ use super::body::{ResponseBody, Upload, UploadBody, UploadState};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_whole};
+use super::patience::Patience;
 use super::plan::Plan;
 use super::respond::Refusal;
 use super::screen::{Target, clean_response_framing};
-use super::{Backend, Proxy, headers};
+use super::{Backend, Proxy, headers, outcome};
 use crate::admission::Permit;
+use crate::gate::Outcome;
 use crate::upstream::{Lease, RequestBody, UpstreamError};
 
 /// How many stale connections are passed over before a fresh one is opened.
@@ -78,8 +80,11 @@ pub(super) async fn forward(
     let answered = attempts(backend, plan, client.worker, &exchange, outgoing, permit).await;
     let answered = answered.and_then(|(response, lease)| Ok((clean(response)?, lease)));
     match answered {
-        Ok((mut response, lease)) => {
-            exchange.answered(response.status().as_u16());
+        Ok((mut response, mut lease)) => {
+            let (status, lag) = (response.status(), proxy.lag(client.worker));
+            let service_time = exchange.answered(status.as_u16());
+            let outcome = outcome::answered(status, response.headers(), service_time, lag);
+            plan.note(lease.held_mut(), outcome);
             if upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Whole) {
                 // What the client still sends, or not (`Expect`), cannot be told from a next
                 // request.
@@ -158,6 +163,16 @@ pub(super) fn prepare(
     Outgoing { request: Box::new(request), upload }
 }
 
+impl Outgoing {
+    /// Takes the wait for a slot off the time that the application is told to have.
+    pub(super) fn shorten(&mut self, plan: &Plan, patience: Patience, waited: Duration) {
+        if let Some(marks) = &plan.marks {
+            let named = marks.deadline_header.as_ref();
+            patience.forward(self.request.headers_mut(), named, waited);
+        }
+    }
+}
+
 fn is_expected(expect: Option<&HeaderValue>) -> bool {
     expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -186,8 +201,9 @@ async fn attempts(
         } else {
             backend.pool().fresh(shard, permit).await
         };
-        let lease = leased.map_err(|(error, _)| {
+        let lease = leased.map_err(|(error, mut permit)| {
             backend.note(Err(error));
+            plan.note(&mut permit, outcome::failed(error, false, None));
             error
         })?;
         let copy = (replayable && !retried && lease.reused()).then(|| copy_of(&request));
@@ -222,16 +238,23 @@ async fn attempt(
     let mut in_flight =
         InFlight { open: Some((answer, lease)), upload: upload.clone(), finish: plan.finish };
     let Some(answered) = in_flight.answer(plan.response_timeout).await else {
+        in_flight.note(plan, Outcome::TimedOut);
         // Dropped here: cancelled, or finished without its client.
         return Err(Failure::Final(UpstreamError::HttpResponseTimeout));
     };
-    let lease = in_flight.into_lease();
+    let mut lease = in_flight.into_lease();
     match answered {
         Ok(response) => Ok((response, lease)),
         Err(mut error) => match error.take_message() {
             Some(unsent) => Err(Failure::Unsent(Box::new(unsent), lease.into_held())),
             None if may_retry && !lease.answered() => Err(Failure::Lost(lease.into_held())),
-            None => Err(Failure::Final(UpstreamError::exchanging(error.error()))),
+            None => {
+                let error = UpstreamError::exchanging(error.error());
+                let stale = lease.reused() && !lease.answered();
+                let upload = upload.as_ref().map(|upload| upload.state());
+                plan.note(lease.held_mut(), outcome::failed(error, stale, upload));
+                Err(Failure::Final(error))
+            }
         },
     }
 }
@@ -291,6 +314,12 @@ impl InFlight {
             }
         })
         .await
+    }
+
+    /// Says how it went.
+    fn note(&mut self, plan: &Plan, outcome: Outcome) {
+        let (_, lease) = self.open.as_mut().expect("a request in flight has not ended");
+        plan.note(lease.held_mut(), outcome);
     }
 
     /// It has ended, one way or the other.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::headers::remove_all;
+use super::hops;
 use crate::config::{Cidr, Forwarded};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -94,7 +95,22 @@ impl Forwarding {
         }
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Who the client is: the first address, from here, that is no trusted proxy's. Only the family
+    /// of fields that is written is read: a trusted proxy that speaks one family may let a client's
+    /// fields of the other one pass.
+    pub(super) fn client(&self, headers: &HeaderMap, peer: &Peer) -> IpAddr {
+        let trusts = |address| self.trusts(address);
+        let by = |field, for_x| hops::client(headers, peer.address, field, for_x, trusts);
+        match self.mode {
+            Forwarded::Off => peer.address,
+            Forwarded::XForwarded => by(&X_FORWARDED_FOR, true),
+            Forwarded::Both if headers.contains_key(X_FORWARDED_FOR) => by(&X_FORWARDED_FOR, true),
+            Forwarded::Rfc7239 | Forwarded::Both => by(&FORWARDED, false),
+        }
+    }
+
+    /// Whether what comes from an address is believed.
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|range| contains(*range, address))
     }
 }

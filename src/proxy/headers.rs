@@ -100,6 +100,14 @@ fn remove_nominated(headers: &mut HeaderMap) {
     }
 }
 
+/// The value of a field that stands there once. Of two lines nobody can tell which a proxy wrote
+/// and which it let pass.
+pub(super) fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let mut lines = headers.get_all(name).iter();
+    let value = lines.next()?;
+    lines.next().is_none().then(|| value.as_bytes().trim_ascii())
+}
+
 fn is_single(headers: &HeaderMap, name: HeaderName) -> bool {
     headers.get_all(name).iter().nth(1).is_none()
 }

@@ -98,12 +98,13 @@ async fn run(
 async fn pulse(index: usize, context: Arc<Context>) {
     let metrics = context.proxy.metrics().worker(index);
     let mut busy = cpu_time();
+    let mut due = Instant::now() + PULSE;
     loop {
-        let due = Instant::now() + PULSE;
         tokio::time::sleep_until(due).await;
         // The timer's own granularity is no lag.
         let lag = due.elapsed().saturating_sub(Duration::from_millis(1));
-        metrics.lag(lag);
+        due = Instant::now() + PULSE;
+        context.proxy.lagged(index, lag, due);
         let now = cpu_time();
         metrics.busy(now.saturating_sub(busy));
         busy = now;

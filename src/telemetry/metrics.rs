@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::telemetry::process;
 
 pub(crate) use family::Family;
-pub use reading::{Reading, RouteReading, UpstreamReading};
+pub use reading::{LimitReading, Reading, RouteReading, UpstreamReading};
 use route::RouteFamilies;
 pub use route::{AbortStage, RouteMetrics};
 
@@ -52,7 +52,18 @@ pub struct Metrics {
 struct Names {
     routes: Vec<String>,
     upstreams: Vec<String>,
-    reasons: &'static [&'static str],
+    labels: Labels,
+}
+
+/// Closed sets of label values that other layers own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Labels {
+    /// Of `reason` in `tidegate_rejected_total` and its like.
+    pub reasons: &'static [&'static str],
+    /// Of `error` in `tidegate_upstream_errors_total` (RFC 9209, section 2.3).
+    pub errors: &'static [&'static str],
+    /// Of `decision` in `tidegate_upstream_limit_decisions_total`.
+    pub decisions: &'static [&'static str],
 }
 
 /// The counters of the client-side listeners.
@@ -70,22 +81,14 @@ pub struct WorkerMetrics {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Creates every series that the configuration implies.
-    ///
-    /// `reasons` are the values of the label `reason` of `tidegate_rejected_total`, `errors` those
-    /// of the label `error` of `tidegate_upstream_errors_total` (RFC 9209, section 2.3). Both are
-    /// closed sets.
-    pub fn new(
-        config: &Config,
-        reasons: &'static [&'static str],
-        errors: &'static [&'static str],
-    ) -> Metrics {
+    /// Creates every series that the configuration and the labels imply.
+    pub fn new(config: &Config, labels: Labels) -> Metrics {
         let registry = Registry::new();
         let families = RouteFamilies::new(&registry);
         let routes = config
             .routes
             .iter()
-            .map(|route| families.route(&route.name, route.reject.status, errors))
+            .map(|route| families.route(&route.name, route.reject.status, labels.errors))
             .collect();
         Metrics {
             routes,
@@ -94,7 +97,7 @@ impl Metrics {
             names: Names {
                 routes: config.routes.iter().map(|route| route.name.clone()).collect(),
                 upstreams: config.upstreams.iter().map(|up| up.name.clone()).collect(),
-                reasons,
+                labels,
             },
             started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             registry,

@@ -165,6 +165,11 @@ impl<H: Send + 'static> Lease<H> {
         connection.sender.try_send_request(request)
     }
 
+    /// What is held until the exchange ends.
+    pub fn held_mut(&mut self) -> &mut H {
+        self.held.as_mut().expect("a lease holds until it ends")
+    }
+
     /// Ready once `deadline` has passed; at the end of the exchange nothing has to be taken back.
     pub fn poll_deadline(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
         let connection = self.connection.as_mut().expect("a lease that is used has not ended");

@@ -48,6 +48,49 @@ async fn the_pages_are_there() {
     assert_eq!(tide.at_rest().await.sum("tidegate_arrivals_total", &[]), 0.0);
 }
 
+/// The names of all members, with a dot for each level.
+fn members(value: &serde_json::Value, prefix: &str, names: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(members_of) => {
+            for (name, value) in members_of {
+                members(value, &format!("{prefix}.{name}"), names);
+            }
+        }
+        serde_json::Value::Array(list) => members(&list[0], &format!("{prefix}[]"), names),
+        _ => names.push(prefix.to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn the_status_has_these_members() {
+    let app = App::start().await;
+    let tide = Tide::before(
+        app.address,
+        "[upstream]\nauto_min = 4\n[[route]]\nname = \"one\"\nmatch = { path = \"/one\" }\n\
+         class = 6\norder = \"lifo\"\nenforce = false\n\
+         [[route]]\nname = \"health\"\nmatch = { path = \"/h\" }\nadmission = \"exempt\"\n",
+    );
+    let body = page(&tide, "GET /status.json").await.body;
+    let status: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let mut names = Vec::new();
+    members(&status, "", &mut names);
+    let listed = names.join("\n") + "\n";
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/status.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(golden, &listed).unwrap();
+    }
+    assert_eq!(listed, std::fs::read_to_string(golden).unwrap(), "names are an interface");
+    let one = &status["routes"][0];
+    assert_eq!((one["class"].as_u64(), one["enforce"].as_bool()), (Some(6), Some(false)));
+    assert_eq!(one["order"], "lifo");
+    assert_eq!(one["service"]["p50"], serde_json::Value::Null, "nothing is known yet");
+    let health = &status["routes"][1];
+    assert_eq!(health["order"], serde_json::Value::Null, "nobody waits there");
+    let limit = &status["upstreams"][0]["limit"];
+    assert_eq!(limit["value"], status["upstreams"][0]["max_in_flight"]);
+    assert_eq!(limit["decision"], "hold");
+}
+
 #[tokio::test]
 async fn ready_fails_while_draining() {
     let app = App::start().await;

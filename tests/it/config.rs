@@ -6,7 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tidegate::config::{self, Config, Format, Loaded, LogLevel, Origin, Overrides, Report};
+use tidegate::config::{
+    self, Budget, Config, FairBy, Format, Loaded, LogLevel, Order, Origin, Overrides, Report,
+    Standing,
+};
 
 const LEAST: &str = "[upstream]\nurl = \"http://127.0.0.1:8000\"\nmax_in_flight = 8\n";
 
@@ -45,7 +48,7 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
     ]);
     let flags = Overrides { max_in_flight: Some("2".to_owned()), ..Overrides::default() };
     let loaded = config::parse("t.toml", &text, &environment, &flags).unwrap();
-    assert_eq!(loaded.config.upstreams[0].max_in_flight, 2, "the flag");
+    assert_eq!(loaded.config.upstreams[0].max_in_flight, Budget::Fixed(2), "the flag");
     assert_eq!(loaded.config.log.level, LogLevel::Debug, "the variable");
     assert_eq!(loaded.config.server.listen.len(), 2, "a variable holds a list");
     assert_eq!(loaded.config.routes[0].max_wait, Duration::from_secs(2));
@@ -90,8 +93,9 @@ fn no_file_is_needed() {
 
     let flags = Overrides { upstream: flags.upstream, ..Overrides::default() };
     let loaded = config::from_flags(&[], &flags).unwrap();
-    assert_eq!(loaded.config.upstreams[0].max_in_flight, 16);
-    assert!(loaded.warnings.to_string().contains("--max-in-flight"), "{}", loaded.warnings);
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let auto = Budget::Auto { min: 2, max: 500, max_latency: None };
+    assert_eq!(loaded.config.upstreams[0].max_in_flight, auto, "it finds itself");
 
     let environment = variables(&[("TIDEGATE_UPSTREAM_URL", "http://app:1")]);
     assert!(config::from_flags(&environment, &Overrides::default()).is_ok());
@@ -104,7 +108,7 @@ fn a_string_that_is_one_variable_takes_the_type_of_its_field() {
                 max_in_flight = \"${SLOTS}\"\n[defaults]\nmax_queue = \"${QUEUE:-5}\"\n";
     let environment = variables(&[("SLOTS", "3"), ("LISTEN", "127.0.0.1:1,127.0.0.1:2")]);
     let loaded = config::parse("t", text, &environment, &Overrides::default()).unwrap();
-    assert_eq!(loaded.config.upstreams[0].max_in_flight, 3);
+    assert_eq!(loaded.config.upstreams[0].max_in_flight, Budget::Fixed(3));
     assert_eq!(loaded.config.upstreams[0].host, "app");
     assert_eq!(loaded.config.server.listen.len(), 2);
     assert_eq!(loaded.config.routes[0].max_queue, 5);
@@ -133,6 +137,49 @@ fn routes_inherit_and_default_is_last() {
     assert_eq!(s.idle_body_timeout, None, "streams are silent for long");
     assert_eq!(s.response_timeout, Some(Duration::from_secs(30)));
     assert_eq!(config.upstreams[0].max_connections, 908, "raised to what the routes need");
+}
+
+#[test]
+fn defaults_need_no_thought() {
+    let config = config("[upstream]\nurl = \"http://127.0.0.1:8000\"\n");
+    let (upstream, route) = (&config.upstreams[0], &config.routes[0]);
+    assert_eq!((upstream.class_floor, upstream.enforce, upstream.max_connections), (5, true, 512));
+    assert_eq!((route.order, route.standing_after), (Order::Adaptive, Standing::Auto));
+    assert_eq!((route.class, &route.fair_by, route.enforce), (3, &FairBy::Client, true));
+    assert_eq!((&route.class_header, &route.deadline_header), (&None, &None));
+    assert_eq!(route.standing_after.after(route.max_wait), Some(Duration::from_millis(1_500)));
+}
+
+#[test]
+fn knobs_are_inherited_and_turned_off_again() {
+    let config = config(&format!(
+        "{LEAST}enforce = false\n[defaults]\norder = \"fifo\"\nstanding_after = \"3s\"\n\
+         class_header = \"X-Class\"\ndeadline_header = \"X-Deadline-Ms\"\n\
+         fair_by = \"header:X-Tenant\"\nenforce = false\n\
+         [[route]]\nname = \"a\"\nmatch = {{ path = \"/a\" }}\nclass = 6\n\
+         [[route]]\nname = \"b\"\nmatch = {{ path = \"/b\" }}\norder = \"lifo\"\n\
+         standing_after = \"off\"\nclass_header = \"off\"\ndeadline_header = \"off\"\n\
+         fair_by = \"none\"\n"
+    ));
+    let [a, b, _] = &config.routes[..] else { panic!("three routes") };
+    assert!(!config.upstreams[0].enforce && !a.enforce);
+    assert_eq!((a.class, b.class), (6, 3));
+    assert_eq!((a.order, b.order), (Order::Fifo, Order::Lifo));
+    assert_eq!(a.standing_after, Standing::After(Duration::from_secs(3)));
+    assert_eq!(b.standing_after, Standing::Off);
+    assert_eq!(a.class_header.as_deref(), Some("x-class"));
+    assert_eq!(a.deadline_header.as_deref(), Some("x-deadline-ms"));
+    assert_eq!(a.fair_by, FairBy::Header("x-tenant".to_owned()));
+    assert_eq!((&b.class_header, &b.deadline_header, &b.fair_by), (&None, &None, &FairBy::None));
+}
+
+#[test]
+fn an_unwritten_auto_min_leaves_room_beside_what_is_reserved() {
+    let text = "[upstream]\nurl = \"http://a\"\n[[route]]\nname = \"a\"\n\
+                match = { path = \"/a\" }\nreserved = 5\n";
+    let loaded = parse(text).unwrap();
+    assert_eq!(loaded.config.upstreams[0].max_in_flight.least(), 6);
+    assert_eq!(loaded.origins.of("upstream default", "auto_min"), Origin::Raised);
 }
 
 #[test]
@@ -177,8 +224,10 @@ fn the_annotated_file_has_the_defaults() {
     assert_eq!(annotated.server, minimal.server);
     assert_eq!(annotated.admin, minimal.admin);
     assert_eq!(annotated.log, minimal.log);
-    let mut upstream = minimal.upstreams[0].clone();
-    upstream.max_in_flight = 16;
+    let mut upstream = config("[upstream]\nurl = \"http://127.0.0.1:8000\"\n").upstreams.remove(0);
+    // What its routes need: see the comment there.
+    upstream.max_connections = 932;
+    upstream.max_in_flight = Budget::Auto { min: 3, max: 500, max_latency: None };
     assert_eq!(annotated.upstreams, [upstream]);
     assert_eq!(annotated.routes.last(), minimal.routes.last(), "[defaults] and [reject]");
 }

@@ -11,7 +11,7 @@ mod wire;
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tidegate::config::{self, Overrides, Upstream};
@@ -78,9 +78,29 @@ impl Tide {
         Wire::connect(self.address).await
     }
 
+    /// A new connection of a client at another address of this machine, such as 127.0.0.2.
+    pub async fn client_at(&self, source: &str) -> Wire {
+        let source: IpAddr = source.parse().expect("an address");
+        Wire::connect_from(source, self.address).await
+    }
+
     /// The metrics of now.
     pub async fn metrics(&self) -> Metrics {
         Metrics::scrape(self.sidecar.admin_address()).await
+    }
+
+    /// `/status.json` of now.
+    pub async fn status(&self) -> serde_json::Value {
+        let mut wire = Wire::connect(self.sidecar.admin_address()).await;
+        let page = wire.exchange("GET /status.json HTTP/1.1\r\nHost: admin\r\n\r\n").await;
+        serde_json::from_slice(&page.body).expect("JSON")
+    }
+
+    /// The median service time of the last route, in seconds, as far as it is known.
+    pub async fn service_p50(&self) -> Option<f64> {
+        let status = self.status().await;
+        let routes = status["routes"].as_array().expect("a list");
+        routes.last().expect("never empty")["service"]["p50"].as_f64()
     }
 
     /// Waits until the metrics say so.

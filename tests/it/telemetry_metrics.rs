@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tidegate::config::*;
-use tidegate::telemetry::metrics::{AbortStage, Metrics, Reading, RouteReading, UpstreamReading};
+use tidegate::telemetry::metrics::{
+    AbortStage, Labels, LimitReading, Metrics, Reading, RouteReading, UpstreamReading,
+};
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
 const REASONS: &[&str] = &["queue_full", "max_wait"];
 const ERRORS: &[&str] = &["connection_refused", "http_response_timeout"];
+const LABELS: Labels = Labels { reasons: REASONS, errors: ERRORS, decisions: &["hold", "grow"] };
 
 /// Two upstreams, three routes, two workers.
 fn config() -> Config {
@@ -37,7 +40,9 @@ fn upstream(name: &str) -> Upstream {
         name: name.to_owned(),
         host: "127.0.0.1".to_owned(),
         port: 8000,
-        max_in_flight: 8,
+        max_in_flight: Budget::Fixed(8),
+        class_floor: 5,
+        enforce: true,
         max_connections: 512,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
@@ -60,6 +65,13 @@ fn route(name: &str, upstream: usize, status: u16) -> Route {
         reserved: 0,
         max_queue: 64,
         max_wait: Duration::from_secs(1),
+        order: Order::Adaptive,
+        standing_after: Standing::Auto,
+        class: 3,
+        class_header: None,
+        deadline_header: None,
+        fair_by: FairBy::Client,
+        enforce: true,
         response_timeout: None,
         idle_body_timeout: None,
         on_client_abort: ClientAbort::Cancel,
@@ -69,10 +81,19 @@ fn route(name: &str, upstream: usize, status: u16) -> Route {
 
 /// A reading of a process that has seen nothing.
 fn nothing(config: &Config) -> Reading {
-    let route = RouteReading { rejected: vec![0; REASONS.len()], ..RouteReading::default() };
+    let route = RouteReading {
+        rejected: vec![0; REASONS.len()],
+        shadow_rejected: vec![0; REASONS.len()],
+        ..RouteReading::default()
+    };
+    let upstream = UpstreamReading {
+        rejected_class: vec![0; 8],
+        limit: LimitReading { decisions: vec![0; 2], ..LimitReading::default() },
+        ..UpstreamReading::default()
+    };
     Reading {
         routes: vec![route; config.routes.len()],
-        upstreams: vec![UpstreamReading::default(); config.upstreams.len()],
+        upstreams: vec![upstream; config.upstreams.len()],
         ..Reading::default()
     }
 }
@@ -96,7 +117,7 @@ fn series(page: &str) -> BTreeSet<&str> {
 #[test]
 fn the_page_is_the_golden_one() {
     let config = config();
-    let page = page(&Metrics::new(&config, REASONS, ERRORS), &nothing(&config));
+    let page = page(&Metrics::new(&config, LABELS), &nothing(&config));
     // What differs between runs and releases is masked.
     let masked: String = page
         .lines()
@@ -122,7 +143,7 @@ fn the_page_is_the_golden_one() {
 #[test]
 fn events_arrive_where_they_belong() {
     let config = config();
-    let metrics = Metrics::new(&config, REASONS, ERRORS);
+    let metrics = Metrics::new(&config, LABELS);
     let find = metrics.route(1);
     for code in [200, 200, 204, 429, 599, 600, 999, 0] {
         find.request(code);
@@ -168,22 +189,40 @@ fn events_arrive_where_they_belong() {
 #[test]
 fn a_reading_is_put_out_as_given() {
     let config = config();
-    let metrics = Metrics::new(&config, REASONS, ERRORS);
+    let metrics = Metrics::new(&config, LABELS);
     let mut reading = nothing(&config);
     reading.routes[2] = RouteReading {
         arrivals: 106,
         admitted: 80,
         abandoned: 6,
         rejected: vec![7, 8],
+        shadow_rejected: vec![0, 9],
         queue_depth: 5,
         queue_capacity: 64,
         in_flight: 3,
         in_flight_limit: 4,
         queue_depth_seconds: 1.25,
         in_flight_seconds: 2.5,
+        ..RouteReading::default()
     };
-    reading.upstreams[1] =
-        UpstreamReading { in_flight: 2, in_flight_limit: 8, up: true, connections: 9 };
+    reading.upstreams[0].rejected_class = vec![0, 0, 0, 4, 0, 0, 0, 1];
+    reading.upstreams[1] = UpstreamReading {
+        in_flight: 2,
+        in_flight_limit: 8,
+        up: true,
+        connections: 9,
+        paused: false,
+        rejected_class: vec![0, 0, 0, 5, 0, 0, 0, 0],
+        limit: LimitReading {
+            auto: true,
+            decision: 1,
+            decisions: vec![6, 3],
+            throughput: 410.0,
+            latency: 0.25,
+            baseline: 0.125,
+            elasticity: 0.5,
+        },
+    };
     reading.connections = 11;
     reading.ready = true;
 
@@ -194,6 +233,18 @@ fn a_reading_is_put_out_as_given() {
         ("tidegate_abandoned_total{route=\"default\"}", 6.0),
         ("tidegate_rejected_total{reason=\"queue_full\",route=\"default\"}", 7.0),
         ("tidegate_rejected_total{reason=\"max_wait\",route=\"default\"}", 8.0),
+        ("tidegate_shadow_rejected_total{reason=\"queue_full\",route=\"default\"}", 0.0),
+        ("tidegate_shadow_rejected_total{reason=\"max_wait\",route=\"default\"}", 9.0),
+        ("tidegate_rejected_class_total{class=\"0\"}", 0.0),
+        ("tidegate_rejected_class_total{class=\"3\"}", 9.0),
+        ("tidegate_rejected_class_total{class=\"7\"}", 1.0),
+        ("tidegate_upstream_limit_decisions_total{decision=\"grow\",upstream=\"search\"}", 3.0),
+        ("tidegate_upstream_limit_decisions_total{decision=\"hold\",upstream=\"app\"}", 0.0),
+        ("tidegate_upstream_limit_throughput{upstream=\"search\"}", 410.0),
+        ("tidegate_upstream_limit_latency_seconds{upstream=\"search\"}", 0.25),
+        ("tidegate_upstream_limit_baseline_seconds{upstream=\"search\"}", 0.125),
+        ("tidegate_upstream_limit_elasticity{upstream=\"search\"}", 0.5),
+        ("tidegate_upstream_limit_elasticity{upstream=\"app\"}", 0.0),
         ("tidegate_queue_depth{route=\"default\"}", 5.0),
         ("tidegate_queue_capacity{route=\"default\"}", 64.0),
         ("tidegate_in_flight{route=\"default\"}", 3.0),
@@ -218,7 +269,7 @@ fn a_reading_is_put_out_as_given() {
 #[test]
 fn label_values_come_from_the_configuration_alone() {
     let config = config();
-    let metrics = Metrics::new(&config, REASONS, ERRORS);
+    let metrics = Metrics::new(&config, LABELS);
     let before = page(&metrics, &nothing(&config));
     for route in 0..config.routes.len() {
         for code in 0..=1000 {
@@ -249,7 +300,7 @@ fn label_values_come_from_the_configuration_alone() {
 fn a_page_with_odd_names_is_still_lines_of_samples() {
     let mut config = config();
     config.routes[0].name = "a\"b\\c\nd".to_owned();
-    let metrics = Metrics::new(&config, REASONS, ERRORS);
+    let metrics = Metrics::new(&config, LABELS);
     metrics.route(0).request(418);
     let page = page(&metrics, &nothing(&config));
     assert_eq!(
@@ -264,9 +315,12 @@ fn a_page_with_odd_names_is_still_lines_of_samples() {
 fn families_without_series_are_left_out() {
     let mut config = config();
     config.server.workers = 0;
-    let metrics = Metrics::new(&config, &[], &[]);
+    let metrics = Metrics::new(&config, Labels::default());
     let mut reading = nothing(&config);
-    reading.routes.iter_mut().for_each(|route| route.rejected.clear());
+    for route in &mut reading.routes {
+        route.rejected.clear();
+        route.shadow_rejected.clear();
+    }
     let page = page(&metrics, &reading);
     assert!(!page.contains("tidegate_rejected_total") && page.contains("tidegate_ready 0"));
 }

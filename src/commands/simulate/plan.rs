@@ -6,9 +6,9 @@ use super::SimulateArgs;
 use crate::config::scenario::{
     AppTable, GateTable, GroupTable, LimitWord, RouteTable, ScenarioFile, Spanned, Tables,
 };
-use crate::config::{self, AdmissionMode, Config, Format, Overrides, Route, RouteKind};
-use crate::gate::{Budget, LaneKind, LaneLimits, Limits};
-use crate::proxy::MAX_EXEMPT;
+use crate::config::{self, Config, Format, Overrides};
+use crate::gate::Limits;
+use crate::proxy::{lane_limits, limits};
 use crate::simulate::build;
 use crate::simulate::scenario::Scenario;
 
@@ -162,30 +162,8 @@ fn configured(path: &Path, args: &SimulateArgs) -> Result<Configured, String> {
 /// The lanes of an upstream's routes, as the proxy makes them.
 fn limits_of(config: &Config, upstream: usize) -> Configured {
     let own = config.routes.iter().filter(|route| route.upstream == upstream);
-    let lanes = own.filter_map(|route| Some((route.name.clone(), lane_limits(route)?)));
+    let upstream = &config.upstreams[upstream];
+    let lanes = own.filter_map(|route| Some((route.name.clone(), lane_limits(route, upstream)?)));
     let (routes, lanes) = lanes.unzip();
-    let budget = Budget::Fixed(config.upstreams[upstream].max_in_flight);
-    Configured { routes, limits: Limits { budget, floor_period: 20, lanes } }
-}
-
-fn lane_limits(route: &Route) -> Option<LaneLimits> {
-    let queued = LaneLimits {
-        max_in_flight: route.max_in_flight,
-        ..LaneLimits::plain(route.max_queue, route.max_wait)
-    };
-    match (route.admission, route.kind) {
-        (AdmissionMode::Deny, _) => None,
-        (AdmissionMode::Exempt, _) => Some(LaneLimits {
-            kind: LaneKind::Beside,
-            max_in_flight: Some(MAX_EXEMPT),
-            max_queue: 0,
-            ..queued
-        }),
-        (AdmissionMode::Queue, RouteKind::Stream) => {
-            Some(LaneLimits { kind: LaneKind::Beside, ..queued })
-        }
-        (AdmissionMode::Queue, RouteKind::Request) => {
-            Some(LaneLimits { reserved: route.reserved, ..queued })
-        }
-    }
+    Configured { routes, limits: limits(upstream, lanes) }
 }

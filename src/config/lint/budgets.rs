@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::config::context::Context;
 use crate::config::diagnostic::{Code, Diagnostic};
 use crate::config::kinds::Slots;
-use crate::config::model::{AdmissionMode, Route, RouteKind};
+use crate::config::model::{AdmissionMode, Budget, Route, RouteKind};
+use crate::config::raw;
 use crate::config::resolve::{Draft, RouteDraft};
 use crate::config::source::Place;
 use crate::config::units::format_duration;
@@ -17,6 +18,7 @@ const EXEMPT_BOUND: u64 = 32;
 pub(super) fn check(draft: &mut Draft, cx: &mut Context<'_>) {
     for index in 0..draft.upstreams.len() {
         upstream_use(draft, index, cx);
+        auto_bounds(draft, index, cx);
         reserved(draft, index, cx);
         caps(draft, index, cx);
         connections(draft, index, cx);
@@ -51,61 +53,165 @@ fn upstream_use(draft: &Draft, index: usize, cx: &mut Context<'_>) {
         .help(format!("remove it, or send a route there: upstream = \"{}\"", upstream.name));
 }
 
-fn reserved(draft: &Draft, index: usize, cx: &mut Context<'_>) {
-    let slots = draft.config.upstreams[index].max_in_flight;
-    let mut total: u64 = 0;
+/// A budget with a value that is wrong is not judged further.
+fn is_bad(raw: &raw::Upstream) -> bool {
+    raw.max_in_flight.is_bad() || raw.auto_min.is_bad() || raw.auto_max.is_bad()
+}
+
+fn auto_bounds(draft: &Draft, index: usize, cx: &mut Context<'_>) {
+    let raw = &draft.upstreams[index].table;
+    if is_bad(raw) {
+        return;
+    }
+    match draft.config.upstreams[index].max_in_flight {
+        Budget::Auto { min, max, .. } if min > max => {
+            let message = format!("`auto_min` ({min}) is above `auto_max` ({max})");
+            let mut diagnostic = Diagnostic::new(Code::AutoBounds, message);
+            diagnostic
+                .at(raw.auto_min.place(), "never fewer")
+                .at(raw.auto_max.place(), "never more")
+                .help(format!("write auto_min = {max}, or raise `auto_max`"));
+            cx.diagnostics.push(diagnostic);
+        }
+        Budget::Auto { .. } => {}
+        Budget::Fixed(slots) => {
+            let bounds = [
+                ("auto_min", raw.auto_min.place()),
+                ("auto_max", raw.auto_max.place()),
+                ("max_upstream_latency", raw.max_upstream_latency.place()),
+            ];
+            for (key, place) in bounds.into_iter().filter(|(_, place)| place.is_written()) {
+                let message = format!("`{key}` has no effect where `max_in_flight` is a number");
+                cx.report(Code::AutoWithoutEffect, place, message, "never used")
+                    .at(raw.max_in_flight.place(), format!("always {slots}"))
+                    .help("remove it, or write max_in_flight = \"auto\"");
+            }
+        }
+    }
+}
+
+fn reserved(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
+    let mut total: u32 = 0;
     let mut written = Vec::new();
     for (route, model) in sharers(draft, index) {
         if model.reserved == 0 || route.raw.reserved.is_bad() {
             continue;
         }
-        total += u64::from(model.reserved);
+        total = total.saturating_add(model.reserved);
         written
             .push((route.raw.reserved.place(), format!("{} for `{}`", model.reserved, model.name)));
-        if let Some(cap) = model.max_in_flight
-            && model.reserved > cap
-        {
-            cx.report(
-                Code::ReservedTooLarge,
-                route.raw.reserved.place(),
-                format!("the route `{}` reserves more slots than it may use", model.name),
-                format!("{} reserved", model.reserved),
-            )
-            .at(route.raw.max_in_flight.place(), format!("at most {cap} in flight"))
-            .help(format!("reserve at most {cap}, or raise `max_in_flight`"));
-        }
+        reserved_beyond_cap(route, model, cx);
     }
-    let raw = &draft.upstreams[index].table.max_in_flight;
     let left_out = sharers(draft, index)
-        .find(|(route, model)| model.reserved == 0 && !route.raw.reserved.is_bad());
-    let starved = total == u64::from(slots) && left_out.is_some();
-    if raw.is_bad() || written.is_empty() || (total <= u64::from(slots) && !starved) {
+        .find(|(route, model)| model.reserved == 0 && !route.raw.reserved.is_bad())
+        .map(|(_, model)| model.name.clone());
+    let needed = total.saturating_add(u32::from(left_out.is_some()));
+    let raw = draft.upstreams[index].table.clone();
+    let budget = draft.config.upstreams[index].max_in_flight;
+    if is_bad(&raw) || written.is_empty() || needed <= budget.least() {
         return;
     }
-    let message = match left_out {
-        Some((_, model)) if starved => format!(
-            "all {slots} slots are reserved: the route `{}` could never be admitted",
-            model.name
-        ),
-        _ => format!("{total} slots are reserved, and the upstream has {slots}"),
-    };
+    if let Budget::Auto { max, max_latency, .. } = budget
+        && needed <= max
+        && !raw.auto_min.is_written()
+    {
+        let model = &mut draft.config.upstreams[index];
+        model.max_in_flight = Budget::Auto { min: needed, max, max_latency };
+        let key = (format!("upstream {}", model.name), "auto_min".to_owned());
+        draft.places.insert(key, Place::RAISED);
+        return;
+    }
+    let Shortage { place, slots, message, help } =
+        Shortage::of(&raw, budget, total, left_out.as_deref());
     let mut diagnostic = Diagnostic::new(Code::ReservedTooLarge, message);
     for (place, label) in written.into_iter().rev() {
         diagnostic.at(place, label);
     }
-    diagnostic
-        .at(raw.place(), format!("{slots} in all"))
-        .help("reserve fewer, so that slots remain for the other routes, or raise `max_in_flight`");
+    diagnostic.at(place, format!("{slots} in all")).help(help);
     cx.diagnostics.push(diagnostic);
 }
 
+/// The bound that leaves too few slots beside those that are reserved.
+struct Shortage {
+    place: Place,
+    slots: u32,
+    message: String,
+    help: String,
+}
+
+impl Shortage {
+    /// `left_out`: a route that shares the budget and reserves nothing.
+    fn of(raw: &raw::Upstream, budget: Budget, total: u32, left_out: Option<&str>) -> Shortage {
+        let needed = total.saturating_add(u32::from(left_out.is_some()));
+        let fewer = "reserve fewer, so that slots remain for the other routes, or raise";
+        match budget {
+            Budget::Fixed(slots) => Shortage {
+                place: raw.max_in_flight.place(),
+                slots,
+                message: match left_out {
+                    Some(name) if total == slots => format!(
+                        "all {slots} slots are reserved: the route `{name}` could never be admitted"
+                    ),
+                    _ => format!("{total} slots are reserved, and the upstream has {slots}"),
+                },
+                help: format!("{fewer} `max_in_flight`"),
+            },
+            Budget::Auto { max, .. } if needed > max => Shortage {
+                place: raw.auto_max.place(),
+                slots: max,
+                message: match left_out {
+                    Some(name) if total == max => format!(
+                        "all {max} slots that `auto_max` allows are reserved: the route `{name}` \
+                         could never be admitted"
+                    ),
+                    _ => format!("{total} slots are reserved, and `auto_max` allows {max}"),
+                },
+                help: format!("{fewer} `auto_max`"),
+            },
+            Budget::Auto { min, .. } => Shortage {
+                place: raw.auto_min.place(),
+                slots: min,
+                message: match left_out {
+                    Some(name) if total == min => format!(
+                        "the budget may fall to the {min} slots that are reserved (`auto_min`): \
+                         the route `{name}` could not be admitted then"
+                    ),
+                    _ => format!(
+                        "{total} slots are reserved, and the budget may fall to {min} (`auto_min`)"
+                    ),
+                },
+                help: format!("reserve fewer, or write auto_min = {needed}, or leave it out"),
+            },
+        }
+    }
+}
+
+fn reserved_beyond_cap(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
+    let Some(cap) = model.max_in_flight.filter(|cap| model.reserved > *cap) else { return };
+    cx.report(
+        Code::ReservedTooLarge,
+        route.raw.reserved.place(),
+        format!("the route `{}` reserves more slots than it may use", model.name),
+        format!("{} reserved", model.reserved),
+    )
+    .at(route.raw.max_in_flight.place(), format!("at most {cap} in flight"))
+    .help(format!("reserve at most {cap}, or raise `max_in_flight`"));
+}
+
 fn caps(draft: &Draft, index: usize, cx: &mut Context<'_>) {
-    let budget = &draft.upstreams[index].table.max_in_flight;
-    let slots = draft.config.upstreams[index].max_in_flight;
+    let raw = &draft.upstreams[index].table;
+    if is_bad(raw) {
+        return;
+    }
+    let budget = draft.config.upstreams[index].max_in_flight;
+    let slots = budget.most();
+    let (place, key) = match budget {
+        Budget::Fixed(_) => (raw.max_in_flight.place(), "the upstream's"),
+        Budget::Auto { .. } => (raw.auto_max.place(), "`auto_max`"),
+    };
     for (route, model) in sharers(draft, index) {
         let cap = &route.raw.max_in_flight;
         if let Some(Slots(cap_slots)) = cap.get()
-            && !budget.is_bad()
             && *cap_slots > slots
         {
             cx.report(
@@ -114,10 +220,10 @@ fn caps(draft: &Draft, index: usize, cx: &mut Context<'_>) {
                 format!("the route `{}` can never have {cap_slots} in flight", model.name),
                 "never reached",
             )
-            .at(budget.place(), format!("{slots} for all routes together"))
-            .help(format!("write at most {slots}, remove it, or raise the upstream's"));
+            .at(place, format!("{slots} for all routes together"))
+            .help(format!("write at most {slots}, remove it, or raise {key}"));
         }
-        if !budget.is_bad() && !cap.is_bad() {
+        if !cap.is_bad() {
             unservable_queue(route, model, slots.min(model.max_in_flight.unwrap_or(slots)), cx);
         }
     }
@@ -174,9 +280,9 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
     }
     let model = &mut draft.config.upstreams[index];
     let raw = &draft.upstreams[index].table;
-    let slots = u64::from(model.max_in_flight);
+    let slots = u64::from(model.max_in_flight.most());
     let needed = slots + streams + exempt * EXEMPT_BOUND;
-    if u64::from(model.max_connections) >= needed || bad || raw.max_in_flight.is_bad() {
+    if u64::from(model.max_connections) >= needed || bad || is_bad(raw) {
         return;
     }
     if !raw.max_connections.is_written() {
@@ -188,7 +294,11 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
     if raw.max_connections.is_bad() {
         return;
     }
-    let mut sum = format!("{slots} of the budget");
+    let (budget, place) = match model.max_in_flight {
+        Budget::Fixed(_) => ("the budget", raw.max_in_flight.place()),
+        Budget::Auto { .. } => ("`auto_max`", raw.auto_max.place()),
+    };
+    let mut sum = format!("{slots} of {budget}");
     if streams > 0 {
         sum.push_str(&format!(" + {streams} streams"));
     }
@@ -205,6 +315,11 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
         ),
         format!("{sum} = {needed}"),
     )
-    .at(raw.max_in_flight.place(), "the budget")
-    .help(format!("write at least {needed}, or leave `max_connections` out"));
+    .at(place, "the budget")
+    .help(match model.max_in_flight {
+        Budget::Fixed(_) => format!("write at least {needed}, or leave `max_connections` out"),
+        Budget::Auto { .. } => {
+            format!("write at least {needed}, leave `max_connections` out, or lower `auto_max`")
+        }
+    });
 }

@@ -7,16 +7,20 @@ use std::time::Duration;
 use super::report;
 use crate::config::context::{Context, did_you_mean, list_words};
 use crate::config::diagnostic::Code;
-use crate::config::kinds::{Slots, Text};
+use crate::config::kinds::{Header, Slots, Text};
 use crate::config::matching::{check_method, check_name, check_path, normal_host};
 use crate::config::model::{
-    AdmissionMode, ClientAbort, Match, Reject, RejectBody, RetryAfter, Route, RouteKind,
+    AdmissionMode, ClientAbort, FairBy, Match, Order, Reject, RejectBody, RetryAfter, Route,
+    RouteKind, Standing,
 };
 use crate::config::raw;
 use crate::config::root::{Named, Root};
 use crate::config::source::Place;
 use crate::config::table::{Entries, Field, Table};
-use crate::config::values::{At, OrOff, Time};
+use crate::config::values::{At, Int, OrOff, Time};
+
+/// The class of a route on which it has no meaning.
+const DEFAULT_CLASS: u8 = 3;
 
 /// A route as written, with what it inherits filled in.
 #[derive(Debug)]
@@ -102,6 +106,13 @@ fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route
         reserved: raw.reserved.value().0,
         max_queue: raw.max_queue.value().0,
         max_wait: raw.max_wait.value().0,
+        order: *raw.order.value(),
+        standing_after: *raw.standing_after.value(),
+        class: class(&raw),
+        class_header: header(&raw.class_header),
+        deadline_header: header(&raw.deadline_header),
+        fair_by: raw.fair_by.value().clone(),
+        enforce: *raw.enforce.value(),
         response_timeout: raw.response_timeout.value().0.map(|Time(time)| time),
         idle_body_timeout: raw
             .idle_body_timeout
@@ -114,6 +125,16 @@ fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route
     let own_keys = named.table.places().into_iter();
     let own_keys = own_keys.filter(|(_, place)| place.is_written()).map(|(key, _)| key).collect();
     (model, RouteDraft { raw, place, own_keys, upstream, match_bad })
+}
+
+fn class(raw: &raw::Route) -> u8 {
+    let Int(class) = *raw.class.value();
+    class as u8
+}
+
+fn header(field: &Field<OrOff<Header>>) -> Option<String> {
+    let OrOff(header) = field.value();
+    header.as_ref().map(|Header(name)| name.clone())
 }
 
 fn route_name(named: &Named<raw::Route>, cx: &mut Context<'_>) -> String {
@@ -141,6 +162,10 @@ fn inherit(route: &raw::Route, root: &Root, kind: RouteKind) -> raw::Route {
     raw.max_queue = route.max_queue.or(&defaults.max_queue);
     raw.max_wait = route.max_wait.or(&defaults.max_wait);
     raw.order = route.order.or(&defaults.order);
+    raw.standing_after = route.standing_after.or(&defaults.standing_after);
+    raw.class_header = route.class_header.or(&defaults.class_header);
+    raw.deadline_header = route.deadline_header.or(&defaults.deadline_header);
+    raw.fair_by = route.fair_by.or(&defaults.fair_by);
     raw.response_timeout = route.response_timeout.or(&defaults.response_timeout);
     if kind != RouteKind::Stream {
         raw.idle_body_timeout = route.idle_body_timeout.or(&defaults.idle_body_timeout);
@@ -225,6 +250,13 @@ pub(in crate::config) fn clear_meaningless(route: &mut Route) {
     route.reserved = 0;
     route.max_queue = 0;
     route.max_wait = Duration::ZERO;
+    route.order = Order::Fifo;
+    route.standing_after = Standing::Off;
+    route.class = DEFAULT_CLASS;
+    route.class_header = None;
+    route.deadline_header = None;
+    route.fair_by = FairBy::None;
+    route.enforce = true;
     if route.admission == AdmissionMode::Deny {
         route.response_timeout = None;
         route.idle_body_timeout = None;

@@ -4,6 +4,8 @@
 //! dropped. Both sides of the balance `arrivals = admitted + rejected + abandoned + queued` come
 //! from one reading.
 
+use std::time::Duration;
+
 use prometheus::proto::MetricFamily;
 
 use super::{Family, Names};
@@ -33,8 +35,10 @@ pub struct RouteReading {
     pub admitted: u64,
     /// Requests whose client left the queue.
     pub abandoned: u64,
-    /// Requests refused, parallel to the `reasons` given to [`Metrics::new`](super::Metrics::new).
+    /// Requests refused, parallel to [`Labels::reasons`](super::Labels::reasons).
     pub rejected: Vec<u64>,
+    /// Requests let through that would have been refused, in the same order.
+    pub shadow_rejected: Vec<u64>,
     /// Requests waiting now.
     pub queue_depth: u64,
     /// Places in the queue (`max_queue`).
@@ -47,6 +51,10 @@ pub struct RouteReading {
     pub queue_depth_seconds: f64,
     /// The integral of `in_flight` over time, in request-seconds.
     pub in_flight_seconds: f64,
+    /// Median service time of late; `None` while too little is known.
+    pub service_p50: Option<Duration>,
+    /// 90th percentile of the service time of late; `None` while too little is known.
+    pub service_p90: Option<Duration>,
 }
 
 /// The state of one upstream.
@@ -60,6 +68,31 @@ pub struct UpstreamReading {
     pub up: bool,
     /// Connections open to it now, idle ones included.
     pub connections: u64,
+    /// Nothing is let in at present, since the application is away.
+    pub paused: bool,
+    /// Requests refused by class, from class 0 upwards.
+    pub rejected_class: Vec<u64>,
+    /// What stands behind the limit.
+    pub limit: LimitReading,
+}
+
+/// Why the limit of a budget is what it is. All zero where it is a fixed number.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimitReading {
+    /// The limit finds itself.
+    pub auto: bool,
+    /// The latest decision, as an index into [`Labels::decisions`](super::Labels::decisions).
+    pub decision: usize,
+    /// How often each was taken, in the same order.
+    pub decisions: Vec<u64>,
+    /// What the application completed a second when it was last measured under load.
+    pub throughput: f64,
+    /// Mean service time when it was last measured under load, in seconds.
+    pub latency: f64,
+    /// Mean service time of the same requests without congestion, in seconds.
+    pub baseline: f64,
+    /// The part of a rise of the limit that throughput followed.
+    pub elasticity: f64,
 }
 
 /// One family with a sample for each route.
@@ -77,13 +110,16 @@ pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, names:
         }
         families.push(family.build());
     }
-    for (mut family, value) in upstream_gauges() {
+    for (mut family, value) in upstream_gauges().into_iter().chain(limit_gauges()) {
         for (name, upstream) in names.upstreams.iter().zip(&reading.upstreams) {
             family.push(&[("upstream", name)], value(upstream));
         }
         families.push(family.build());
     }
     families.push(rejected(reading, names));
+    families.push(shadow_rejected(reading, names));
+    families.push(rejected_class(reading));
+    families.push(limit_decisions(reading, names));
     families.extend(process_wide(reading));
 }
 
@@ -168,7 +204,8 @@ fn upstream_gauges() -> [UpstreamFamily; 4] {
         (
             Family::gauge(
                 "tidegate_upstream_in_flight_limit",
-                "The most requests the application is given at once now (max_in_flight).",
+                "The most requests the application is given at once now: max_in_flight, or what \
+                 \"auto\" has found.",
             ),
             |upstream| upstream.in_flight_limit as f64,
         ),
@@ -189,15 +226,98 @@ fn upstream_gauges() -> [UpstreamFamily; 4] {
     ]
 }
 
+fn limit_gauges() -> [UpstreamFamily; 4] {
+    [
+        (
+            Family::gauge(
+                "tidegate_upstream_limit_throughput",
+                "What the application completed a second when \"auto\" last measured it under load; \
+                 0: never yet, or the limit is a number.",
+            ),
+            |upstream| upstream.limit.throughput,
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_limit_latency_seconds",
+                "Mean time to the head of a response when \"auto\" last measured it under load.",
+            ),
+            |upstream| upstream.limit.latency,
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_limit_baseline_seconds",
+                "Mean time to the head of a response of the same requests without congestion, as \
+                 \"auto\" knows it.",
+            ),
+            |upstream| upstream.limit.baseline,
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_limit_elasticity",
+                "The part of a rise of the limit that throughput followed, 0 (nothing) to 1 (all), \
+                 as \"auto\" last measured it.",
+            ),
+            |upstream| upstream.limit.elasticity,
+        ),
+    ]
+}
+
 fn rejected(reading: &Reading, names: &Names) -> MetricFamily {
-    let mut family = Family::counter(
+    let family = Family::counter(
         "tidegate_rejected_total",
         "Requests that tidegate turned away without troubling the application, by reason.",
     );
+    by_reason(family, reading, names, |route| &route.rejected)
+}
+
+fn shadow_rejected(reading: &Reading, names: &Names) -> MetricFamily {
+    let family = Family::counter(
+        "tidegate_shadow_rejected_total",
+        "Requests let through that would have been turned away, were it not for enforce = false, by \
+         reason.",
+    );
+    by_reason(family, reading, names, |route| &route.shadow_rejected)
+}
+
+fn by_reason(
+    mut family: Family,
+    reading: &Reading,
+    names: &Names,
+    counts: fn(&RouteReading) -> &Vec<u64>,
+) -> MetricFamily {
     for (name, route) in names.routes.iter().zip(&reading.routes) {
-        debug_assert_eq!(route.rejected.len(), names.reasons.len(), "one count a reason");
-        for (reason, count) in names.reasons.iter().zip(&route.rejected) {
+        let counts = counts(route);
+        debug_assert_eq!(counts.len(), names.labels.reasons.len(), "one count a reason");
+        for (reason, count) in names.labels.reasons.iter().zip(counts) {
             family.push(&[("reason", reason), ("route", name)], *count as f64);
+        }
+    }
+    family.build()
+}
+
+fn rejected_class(reading: &Reading) -> MetricFamily {
+    let mut family = Family::counter(
+        "tidegate_rejected_class_total",
+        "Requests that tidegate turned away, over all routes, by class (7 is the most important).",
+    );
+    let classes = reading.upstreams.iter().map(|upstream| upstream.rejected_class.len()).max();
+    for class in 0..classes.unwrap_or(0) {
+        let counts = reading.upstreams.iter().map(|upstream| upstream.rejected_class.get(class));
+        let sum: u64 = counts.flatten().sum();
+        family.push(&[("class", &class.to_string())], sum as f64);
+    }
+    family.build()
+}
+
+fn limit_decisions(reading: &Reading, names: &Names) -> MetricFamily {
+    let mut family = Family::counter(
+        "tidegate_upstream_limit_decisions_total",
+        "Steps that \"auto\" took: hold, grow (more in flight brought more throughput), shrink (fewer \
+         bring the same), back_off (the application failed or was too slow).",
+    );
+    for (name, upstream) in names.upstreams.iter().zip(&reading.upstreams) {
+        for (decision, count) in names.labels.decisions.iter().zip(&upstream.limit.decisions) {
+            family.push(&[("decision", decision), ("upstream", name)], *count as f64);
         }
     }
     family.build()

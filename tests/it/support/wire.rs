@@ -1,11 +1,11 @@
 //! One end of a TCP connection, byte by byte: the client's, or the application's.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{PATIENCE, soon};
 
@@ -57,6 +57,13 @@ impl Wire {
 
     pub async fn connect(address: SocketAddr) -> Wire {
         let stream = soon(("connected to", address), TcpStream::connect(address)).await;
+        Wire::new(stream.expect("connected"))
+    }
+
+    pub async fn connect_from(source: IpAddr, address: SocketAddr) -> Wire {
+        let socket = TcpSocket::new_v4().expect("a descriptor is left");
+        socket.bind((source, 0).into()).expect("an address of this machine");
+        let stream = soon(("connected to", address), socket.connect(address)).await;
         Wire::new(stream.expect("connected"))
     }
 
