@@ -338,7 +338,7 @@ impl Auto {
         }
         if self.search.is_none() {
             self.probes += 1;
-            if self.probes % UPWARDS == 0 {
+            if self.probes.is_multiple_of(UPWARDS) {
                 return Arm::Up;
             }
             let halve = self.suspect || self.probes % HALVES == HALVES / 2;
@@ -350,7 +350,7 @@ impl Auto {
             // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
             (false, _) => {
                 self.search = None;
-                if self.probes % 2 == 0 { Arm::Up } else { Arm::Level }
+                if self.probes.is_multiple_of(2) { Arm::Up } else { Arm::Level }
             }
             (true, false) => Arm::Up,
             (true, true) => Arm::Down,

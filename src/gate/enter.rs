@@ -1,7 +1,7 @@
 //! What becomes of a request on arrival: a slot, a place in the queue, or a rejection.
 
 use super::Gate;
-use super::band::nanos;
+use super::clock::nanos;
 use super::limits::{LaneKind, Order};
 use super::ready::classes;
 use super::time::Time;
