@@ -71,7 +71,9 @@ const LOST: f64 = 0.5;
 const IN_VAIN: u32 = 3;
 /// A window is closed after so many seconds with such a part of what it needs.
 const PATIENCE: f64 = 1.0;
-const HASTE: f64 = 0.3;
+const HASTE: f64 = 0.4;
+/// One request counts as at most so many means more than the mean.
+const OUTLIER: f64 = 3.0;
 /// Requests over which service times are averaged.
 const SMOOTHING: f64 = 64.0;
 
@@ -297,7 +299,7 @@ impl Auto {
     fn correct(&mut self, below: &Measured, level: &Measured) {
         // What requests wait inside the application makes their times alike, and not throughput.
         let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
-        let variation = (self.variation * stretch.powi(2)).clamp(0.5, 4.0);
+        let variation = (self.variation * stretch.powi(2)).clamp(0.15, 4.0);
         let evidence = |window: &Measured| 1.0 / window.effective(&self.lanes).max(1.0);
         let noise = variation * (evidence(below) + evidence(level));
         self.doubt += DRIFT.powi(2);
@@ -307,7 +309,7 @@ impl Auto {
         self.falling = (self.falling - surprise - 0.5).max(0.0);
         let gain = self.doubt / (self.doubt + noise);
         self.doubt *= 1.0 - gain;
-        if off > 0.0 || self.spell >= PERSISTENT {
+        if off > 0.0 || self.overloaded {
             self.move_to(self.level * (1.0 + gain * off));
         }
         if self.rising > SURPRISE && self.ceiling_for == 0 {
@@ -505,7 +507,7 @@ impl Auto {
         if *mean == 0.0 {
             *mean = seconds.max(1e-9);
         }
-        let apart = seconds / *mean - 1.0;
+        let apart = (seconds / *mean - 1.0).min(OUTLIER);
         *mean += *mean * apart / SMOOTHING;
         self.variation += (apart * apart - self.variation) / SMOOTHING;
         if self.service == 0.0 {

@@ -18,6 +18,8 @@ use super::waiters::{List, NIL, Waiters};
 
 /// Flows that are told apart at once.
 const PLACES: usize = 256;
+/// A queue that fails one of so many does not only have bad luck.
+const FAILING: u32 = 50;
 /// Where a flow may stand: so many places from where its hash points to.
 const PROBES: usize = 8;
 
@@ -30,8 +32,9 @@ pub(super) struct Band {
     pub(super) tags: Tags,
     /// Since when it has not been empty.
     busy_since: Time,
-    /// Somebody has waited in vain, or found no place, since then.
-    failed: bool,
+    /// How many have waited in vain, or found no place, since then; and how many got slots.
+    failed: u32,
+    served: u32,
     flows: Vec<Flow>,
     /// Flows with waiters, by how far they are ahead, then by who came first.
     order: Heap<(u64, Time)>,
@@ -66,7 +69,8 @@ impl Band {
             len: 0,
             tags: Tags::default(),
             busy_since: now,
-            failed: false,
+            failed: 0,
+            served: 0,
             flows: Vec::new(),
             order: Heap::new(),
             clock: Clock::new(now),
@@ -114,7 +118,7 @@ impl Band {
         self.slack = slack;
         if self.len == 0 {
             self.clock.rested(now, slots);
-            (self.busy_since, self.failed) = (now, false);
+            (self.busy_since, self.failed, self.served) = (now, 0, 0);
         }
     }
 
@@ -173,6 +177,7 @@ impl Band {
     pub(super) fn charge(&mut self, flow: u32, cost: u64) {
         let here = &mut self.flows[flow as usize];
         self.clock.serve(here.tag.saturating_sub(self.slack));
+        self.served = self.served.saturating_add(1);
         here.in_flight += 1;
         self.retag(flow, cost, 0);
     }
@@ -187,13 +192,14 @@ impl Band {
 
     /// Somebody waited in vain, or found no place.
     pub(super) fn note_failure(&mut self) {
-        self.failed = true;
+        self.failed = self.failed.saturating_add(1);
     }
 
-    /// Since when the queue has not been empty, if it has failed somebody since: a queue may be long
-    /// busy without being overloaded, above all where a request takes long.
+    /// Since when the queue has not been empty, if it has failed one of fifty since: a queue may be
+    /// long busy without being overloaded, above all where a request takes long.
     pub(super) fn failing_since(&self) -> Option<Time> {
-        (self.len > 0 && self.failed).then_some(self.busy_since)
+        let failing = self.failed > 0 && self.failed >= self.served / FAILING;
+        (self.len > 0 && failing).then_some(self.busy_since)
     }
 
     /// Since when the flow has not been empty; `None`: it is.
