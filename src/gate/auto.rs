@@ -26,7 +26,7 @@ use super::time::Time;
 use super::types::Outcome;
 use window::{Measured, Window};
 
-/// Where it begins.
+/// Where it begins, or at twice the least that it may be.
 const START: u32 = 8;
 /// How far above what the application can work on the level lies: the probe then lies just below.
 const HEADROOM: f64 = 1.25;
@@ -48,9 +48,12 @@ const SURPRISE: f64 = 3.5;
 /// Mean times of a request that a change of the limit needs to show, and that are measured at least.
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
+const LEVEL_SPAN: f64 = 8.0;
 /// One of so many probes tries twice as much, and one of so many half.
 const UPWARDS: u32 = 10;
 const HALVES: u32 = 30;
+/// With less than this part of the throughput, half of the level was not enough after all.
+const REGRET: f64 = 0.88;
 /// A ceiling holds for so many probes.
 const CEILING: u32 = 40;
 /// What is left of the level where the application fails.
@@ -109,6 +112,8 @@ pub(super) struct Auto {
     in_vain: u32,
     /// The time that one took in the latest window, in seconds.
     pace: f64,
+    /// The level that was given up for half of it, and what was measured there.
+    before: Option<(f64, Measured)>,
     /// Half of the level seemed to be enough.
     suspect: bool,
     /// How uncertain the level is: a variance, relative to it.
@@ -164,7 +169,7 @@ fn with_headroom(useful: f64) -> f64 {
 
 impl Auto {
     pub(super) fn new(now: Time, limits: AutoLimits) -> Auto {
-        let level = START.clamp(limits.min, limits.max);
+        let level = START.max(limits.min.saturating_mul(2)).clamp(limits.min, limits.max);
         Auto {
             limits,
             level: f64::from(level),
@@ -184,6 +189,7 @@ impl Auto {
             ceiling_for: 0,
             in_vain: 0,
             pace: 0.0,
+            before: None,
             suspect: false,
             doubt: FIRST_DOUBT.powi(2),
             rising: 0.0,
@@ -252,8 +258,11 @@ impl Auto {
         let needed = f64::from(samples) * spread;
         let evidence = self.window.effective(&self.lanes).min(ended);
         // What is slow is judged by less.
-        let late = seconds > PATIENCE && ended >= needed * HASTE;
-        seconds >= SPAN * self.service && (evidence >= needed || late)
+        let late = seconds > PATIENCE && ended >= f64::from(samples) * HASTE;
+        // Longer at the level than away from it: a probe costs throughput.
+        let at_home = self.arm == Arm::Level && self.search.is_none();
+        let span = if at_home { LEVEL_SPAN } else { SPAN };
+        seconds >= span * self.service && (evidence >= needed || late)
     }
 
     fn conclude(&mut self, now: Time) {
@@ -287,8 +296,14 @@ impl Auto {
             && let Some(elasticity) = below.elasticity(&level, &self.lanes)
         {
             self.report(elasticity, &below);
-            self.correct(&below, &level);
+            self.correct(&below, &level, elasticity);
             self.make_room(&below, &level);
+        }
+        if let Some((before, measured)) = self.before.take()
+            && level.throughput(&self.lanes) < REGRET * measured.throughput(&self.lanes)
+        {
+            self.jump_to(before);
+            return Arm::Level;
         }
         self.at_level = Some(level);
         self.next_probe()
@@ -296,7 +311,7 @@ impl Auto {
 
     /// Moves the level towards what was measured, as far as that is more certain than the level
     /// (a Kalman filter of one number).
-    fn correct(&mut self, below: &Measured, level: &Measured) {
+    fn correct(&mut self, below: &Measured, level: &Measured, elasticity: f64) {
         // What requests wait inside the application makes their times alike, and not throughput.
         let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
         let variation = (self.variation * stretch.powi(2)).clamp(0.15, 4.0);
@@ -312,7 +327,8 @@ impl Auto {
         if off > 0.0 || self.overloaded {
             self.move_to(self.level * (1.0 + gain * off));
         }
-        if self.rising > SURPRISE && self.ceiling_for == 0 {
+        let scales = elasticity > 0.8 && off > 1.3 * noise.sqrt();
+        if (self.rising > SURPRISE || scales) && self.ceiling_for == 0 {
             (self.rising, self.search) = (0.0, Some(Search::Up));
         } else if self.falling > SURPRISE {
             (self.falling, self.search) = (0.0, Some(Search::Down));
@@ -375,6 +391,9 @@ impl Auto {
         self.suspect = doubted;
         if low && !doubted {
             // The knee lies below: look there at once, from what has just been measured.
+            if self.probes > 0 && self.before.is_none() {
+                self.before = Some((self.level, level));
+            }
             self.jump_to(below.in_flight);
             self.at_level = Some(below);
             if self.can_go_down() {
