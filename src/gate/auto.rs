@@ -42,6 +42,8 @@ const WIDE_SAMPLES: u32 = 80;
 /// is: standard deviations, as parts.
 const DRIFT: f64 = 0.03;
 const FIRST_DOUBT: f64 = 0.3;
+/// From this on a level is hardly more than a guess: it is probed further down.
+const UNSURE: f64 = 0.15;
 /// Measurements are off by so many standard deviations in all: it has changed. By chance this
 /// happens once in a hundred probes.
 const SURPRISE: f64 = 3.5;
@@ -75,6 +77,7 @@ const IN_VAIN: u32 = 3;
 /// A window is closed after so many seconds with such a part of what it needs.
 const PATIENCE: f64 = 1.0;
 const HASTE: f64 = 0.4;
+const SEARCH_HASTE: f64 = 0.8;
 /// One request counts as at most so many means more than the mean.
 const OUTLIER: f64 = 3.0;
 /// Requests over which service times are averaged.
@@ -258,9 +261,10 @@ impl Auto {
         let needed = f64::from(samples) * spread;
         let evidence = self.window.effective(&self.lanes).min(ended);
         // What is slow is judged by less.
-        let late = seconds > PATIENCE && ended >= f64::from(samples) * HASTE;
+        let haste = if self.search.is_some() { SEARCH_HASTE } else { HASTE };
+        let late = seconds > PATIENCE && ended >= f64::from(samples) * haste;
         // Longer at the level than away from it: a probe costs throughput.
-        let at_home = self.arm == Arm::Level && self.search.is_none();
+        let at_home = self.arm == Arm::Level && self.search.is_none() && !self.is_unsure();
         let span = if at_home { LEVEL_SPAN } else { SPAN };
         seconds >= span * self.service && (evidence >= needed || late)
     }
@@ -505,9 +509,14 @@ impl Auto {
 
     fn probe_below(&self) -> u32 {
         let level = self.limit_of(self.level);
-        let part = if self.search.is_some() { 0.5 } else { PROBE };
+        let part = if self.search.is_some() || self.is_unsure() { 0.5 } else { PROBE };
         let below = (f64::from(level) * part) as u32;
         below.min(level.saturating_sub(1)).max(self.limits.min)
+    }
+
+    /// The level is hardly more than a guess.
+    fn is_unsure(&self) -> bool {
+        self.doubt > UNSURE.powi(2)
     }
 
     fn limit_of(&self, level: f64) -> u32 {

@@ -37,6 +37,7 @@ fn build(tables: &Tables, name: &str, limit: LimitWord) -> Result<Scenario, Wron
     let one_route = vec![RouteTable { name: Some("default".to_owned()), ..RouteTable::default() }];
     let route_tables = tables.route.clone().filter(|routes| !routes.is_empty());
     let route_tables = route_tables.unwrap_or(one_route);
+    let reserved = route_tables.iter().filter_map(|table| table.reserved).sum();
     let routes: Vec<Route> = route_tables.iter().map(route).collect();
     let one_group = vec![GroupTable { name: Some("clients".to_owned()), ..GroupTable::default() }];
     let groups = tables.group.clone().unwrap_or(one_group);
@@ -44,7 +45,7 @@ fn build(tables: &Tables, name: &str, limit: LimitWord) -> Result<Scenario, Wron
     let scenario = Scenario {
         name: name.to_owned(),
         limits: Limits {
-            budget: budget(&gate, limit, &app),
+            budget: budget(&gate, limit, &app, reserved),
             floor_period: gate.floor_period.unwrap_or(20),
             lanes: route_tables.iter().map(|table| lane(table, &gate)).collect(),
         },
@@ -145,10 +146,12 @@ fn lane(table: &RouteTable, gate: &GateTable) -> LaneLimits {
     }
 }
 
-fn budget(gate: &GateTable, limit: LimitWord, app: &App) -> Budget {
+/// A budget that could fall to what is reserved would leave nothing to the others: the configuration
+/// raises `auto_min` for that, and so does this.
+fn budget(gate: &GateTable, limit: LimitWord, app: &App, reserved: u32) -> Budget {
     match limit {
         LimitWord::Auto => Budget::Auto(AutoLimits {
-            min: gate.auto_min.unwrap_or(2),
+            min: gate.auto_min.unwrap_or(2).max(if reserved > 0 { reserved + 1 } else { 0 }),
             max: gate.auto_max.unwrap_or(500),
             max_latency: None,
         }),
