@@ -326,7 +326,7 @@ impl Gate {
                 *auto = None;
                 self.limit = limit;
             }
-            (Budget::Auto(limits), Some(auto)) => auto.set_limits(limits),
+            (Budget::Auto(limits), Some(auto)) => auto.set_limits(self.now, limits),
             (Budget::Auto(limits), auto) => *auto = Some(Box::new(Auto::new(self.now, limits))),
         }
         if let Some(auto) = &self.auto {
