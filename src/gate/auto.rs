@@ -46,7 +46,8 @@ const DRIFT: f64 = 0.03;
 const FIRST_DOUBT: f64 = 0.3;
 /// From this on a level is hardly more than a guess: it is probed further down.
 const UNSURE: f64 = 0.15;
-/// Mean times of a request that a change of the limit needs to show, and that are measured at least.
+/// Mean times of a request that a change of the limit needs to show, and that a probe and a level
+/// are measured for at least.
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
 const LEVEL_SPAN: f64 = 8.0;
@@ -151,17 +152,11 @@ enum Arm {
     Up,
 }
 
-/// Bounds that are none: at least one, and the upper not below the lower.
-fn in_order(limits: AutoLimits) -> AutoLimits {
-    let min = limits.min.max(1);
-    AutoLimits { min, max: limits.max.max(min), ..limits }
-}
-
 // === impl Auto ===
 
 impl Auto {
     pub(super) fn new(now: Time, limits: AutoLimits) -> Auto {
-        let limits = in_order(limits);
+        let limits = limits.usable();
         let level = START.max(limits.min.saturating_mul(2)).clamp(limits.min, limits.max);
         Auto {
             limits,
@@ -196,7 +191,7 @@ impl Auto {
 
     /// Changes the bounds, and goes on from what was found.
     pub(super) fn set_limits(&mut self, now: Time, limits: AutoLimits) {
-        let limits = in_order(limits);
+        let limits = limits.usable();
         if limits == self.limits {
             return;
         }

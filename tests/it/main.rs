@@ -16,6 +16,8 @@ mod expecting;
 mod fairness_socket;
 mod forwarding;
 mod framing;
+mod gate_bursts;
+mod gate_busy;
 mod gate_fairness;
 mod gate_model;
 mod gate_standing;

@@ -21,8 +21,8 @@ const CEILING: u32 = 40;
 /// full now and then is not overloaded, and is full just when the application happens to be slow.
 const PERSISTENT: u32 = 250;
 
-/// The level for an application that can work on so many at once. The part of a place more keeps the
-/// probe of a small level from being rounded to far below.
+/// The level for an application that can work on so many at once. The part of a place more keeps
+/// the probe of a small level from being rounded to far below.
 fn with_headroom(useful: f64) -> f64 {
     HEADROOM * useful + 0.75
 }
