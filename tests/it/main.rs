@@ -28,6 +28,7 @@ mod logging_sinks;
 mod peers;
 mod priorities;
 mod random;
+mod reality;
 mod reject_bytes;
 mod retrying;
 mod shadow;
