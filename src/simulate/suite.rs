@@ -41,6 +41,8 @@ pub struct Bar {
     pub min: Option<f64>,
     /// It must not be more.
     pub max: Option<f64>,
+    /// It is known not to hold under every seed yet: told, and no failure.
+    pub open: bool,
     /// It holds for every case, and is not in its file.
     pub implied: bool,
 }
@@ -117,7 +119,8 @@ fn case(
     };
     let scenario = build::scenario(file, &tables, &name, limit)?;
     let bars = table.bars.iter().flatten().filter(|bar| applies(bar, limit));
-    let mut bars = bars.map(|table| bar(file, &scenario, table)).collect::<Result<Vec<_>, _>>()?;
+    let mut bars =
+        bars.map(|table| bar(file, &scenario, table, limit)).collect::<Result<Vec<_>, _>>()?;
     if bars.iter().all(|bar| bar.figure != Figure::Violations) {
         bars.push(Bar::no_violations());
     }
@@ -135,7 +138,12 @@ fn applies(bar: &BarTable, limit: LimitWord) -> bool {
     }
 }
 
-fn bar(file: &ScenarioFile, scenario: &Scenario, table: &BarTable) -> Result<Bar, ScenarioError> {
+fn bar(
+    file: &ScenarioFile,
+    scenario: &Scenario,
+    table: &BarTable,
+    limit: LimitWord,
+) -> Result<Bar, ScenarioError> {
     let Some(figure) = &table.figure else {
         return Err(file.error(None, "a bar needs a figure: write `figure = \"goodput\"`".into()));
     };
@@ -154,6 +162,7 @@ fn bar(file: &ScenarioFile, scenario: &Scenario, table: &BarTable) -> Result<Bar
         window: table.window,
         min: table.min,
         max: table.max,
+        open: table.open == Some(limit),
         implied: false,
     })
 }
@@ -202,7 +211,15 @@ impl Bar {
     /// No promise of the gate is seen broken.
     fn no_violations() -> Bar {
         let figure = Figure::Violations;
-        Bar { figure, group: None, window: None, min: None, max: Some(0.0), implied: true }
+        Bar {
+            figure,
+            group: None,
+            window: None,
+            min: None,
+            max: Some(0.0),
+            open: false,
+            implied: true,
+        }
     }
 
     /// Whether a value is good enough.

@@ -13,7 +13,7 @@ use crate::simulate::suite::{self, Case, Judged};
 /// Runs the cases and prints a line for each bar.
 pub(super) fn run(args: &SimulateArgs, path: &Path) -> Result<ExitCode, String> {
     let began = Instant::now();
-    let (mut bars, mut failed) = (0, 0);
+    let (mut bars, mut failed, mut open) = (0, 0, 0);
     let mut report = Vec::new();
     for file in files(path)? {
         let cases = suite::load(&file, args.limit).map_err(|error| error.to_string())?;
@@ -29,7 +29,9 @@ pub(super) fn run(args: &SimulateArgs, path: &Path) -> Result<ExitCode, String> 
             });
             judged.retain(|judged| !judged.holds || !judged.bar.implied);
             bars += judged.len();
-            failed += judged.iter().filter(|judged| !judged.holds).count();
+            let missed = judged.iter().filter(|judged| !judged.holds);
+            let (known, new): (Vec<_>, Vec<_>) = missed.partition(|judged| judged.bar.open);
+            (open, failed) = (open + known.len(), failed + new.len());
             match args.format {
                 ReportFormat::Text => print(&text(&file, &case, &judged)),
                 ReportFormat::Json => report.push(object(&file, &case, &judged)),
@@ -38,12 +40,12 @@ pub(super) fn run(args: &SimulateArgs, path: &Path) -> Result<ExitCode, String> 
     }
     match args.format {
         ReportFormat::Text => print(&format!(
-            "\n{} of {bars} bars hold, {failed} do not; {:.1} s\n",
-            bars - failed,
+            "\n{} of {bars} bars hold, {failed} do not, {open} are known to be open; {:.1} s\n",
+            bars - failed - open,
             began.elapsed().as_secs_f64()
         )),
         ReportFormat::Json => {
-            let all = json!({ "bars": bars, "failed": failed, "cases": report });
+            let all = json!({ "bars": bars, "failed": failed, "open": open, "cases": report });
             print(&format!("{all:#}\n"));
         }
     }
@@ -76,7 +78,11 @@ fn choose_seeds(args: &SimulateArgs, case: &mut Case) {
 fn text(file: &Path, case: &Case, judged: &[Judged]) -> String {
     let mut lines = String::new();
     for judged in judged {
-        let verdict = if judged.holds { "ok  " } else { "FAIL" };
+        let verdict = match (judged.holds, judged.bar.open) {
+            (true, _) => "ok  ",
+            (false, true) => "open",
+            (false, false) => "FAIL",
+        };
         lines.push_str(&format!(
             "{verdict} {:<32} {:<34} worst {:>9} (seed {:>4})   median {:>9}\n",
             case.name,
@@ -123,6 +129,7 @@ fn object(file: &Path, case: &Case, judged: &[Judged]) -> Value {
                 "worst_seed": judged.worst_seed,
                 "median": finite(judged.median),
                 "holds": judged.holds,
+                "open": judged.bar.open,
                 "replay": replay(file, case, judged.worst_seed),
             })
         })
