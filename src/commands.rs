@@ -7,6 +7,7 @@ pub mod run;
 pub mod simulate;
 mod table;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,6 +16,12 @@ use clap::{Parser, Subcommand};
 pub const EXIT_FAILED: u8 = 1;
 /// The exit status for an invalid configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: u8 = 78;
+
+/// Prints to standard output, for as long as somebody reads: `| head` is no failure.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
 
 /// tidegate keeps an application at its best throughput: it lets in as many requests as the
 /// application can work on, queues a few, and turns the rest away at once.

@@ -12,7 +12,9 @@
 //! who came first or last.
 //!
 //! A burst is absorbed, a standing queue is not allowed to stay: a queue that has not been empty
-//! for long holds its waits short, until it was empty once.
+//! for long, and has failed somebody meanwhile, holds its waits short, until it was empty once. A
+//! queue fails who waits in it in vain, be it that they are turned away or that they leave, and who
+//! finds no place in it.
 //!
 //! Read [`Gate::arrive`], then [`Gate::complete`], then `Gate::dispatch`. Who waits stands in a
 //! `band` (one class of one lane); `ready` says which band is next.
@@ -272,6 +274,7 @@ impl Gate {
         self.advance(now);
         if std::mem::take(&mut self.paused) {
             self.resumed = self.now;
+            self.lanes.iter_mut().for_each(Lane::forget_failures);
         }
         self.dispatch();
     }
@@ -326,7 +329,7 @@ impl Gate {
                 *auto = None;
                 self.limit = limit;
             }
-            (Budget::Auto(limits), Some(auto)) => auto.set_limits(limits),
+            (Budget::Auto(limits), Some(auto)) => auto.set_limits(self.now, limits),
             (Budget::Auto(limits), auto) => *auto = Some(Box::new(Auto::new(self.now, limits))),
         }
         if let Some(auto) = &self.auto {

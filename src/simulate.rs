@@ -22,6 +22,7 @@ mod random;
 pub mod scenario;
 pub mod suite;
 pub mod tally;
+pub mod traffic;
 
 pub use engine::run;
 pub use figures::Figures;

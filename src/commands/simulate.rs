@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{EXIT_CONFIG, EXIT_FAILED};
+use super::{EXIT_CONFIG, EXIT_FAILED, print};
 use crate::config::scenario::{Law, LimitWord, Rate, Span};
 use report::Report;
 use sweep::Sweep;
@@ -126,8 +126,8 @@ fn show(args: &SimulateArgs) -> Result<ExitCode, String> {
     if let Some(sweep) = &args.sweep {
         let swept = sweep.run(args)?;
         match args.format {
-            ReportFormat::Text => print!("{}", swept.text()),
-            ReportFormat::Json => println!("{:#}", swept.json()),
+            ReportFormat::Text => print(&swept.text()),
+            ReportFormat::Json => print(&format!("{:#}\n", swept.json())),
         }
         return page(args, || html::sweep(&swept));
     }
@@ -148,8 +148,8 @@ fn show(args: &SimulateArgs) -> Result<ExitCode, String> {
         reports.push(Report::of(&title, plan, args.threads()));
     }
     match args.format {
-        ReportFormat::Text => print!("{}", text::text(&reports)),
-        ReportFormat::Json => println!("{:#}", json::json(&reports)),
+        ReportFormat::Text => print(&text::text(&reports)),
+        ReportFormat::Json => print(&format!("{:#}\n", json::json(&reports))),
     }
     page(args, || html::reports(&reports))
 }

@@ -188,7 +188,7 @@ pub struct Route {
     pub max_wait: Duration,
     /// Who of those that wait is next. Default adaptive.
     pub order: Order,
-    /// When a queue stands that has not been empty. Default auto.
+    /// When a queue stands that has not been empty and has failed somebody. Default auto.
     pub standing_after: Standing,
     /// How important its requests are, 0 to 7, 7 the most. Default 3.
     pub class: u8,

@@ -188,10 +188,10 @@ table! {
         /// "adaptive" (who came first, but who came last while the queue stands, since its client
         /// is the most likely to be still there). Default "adaptive".
         order: Order = "adaptive",
-        /// A duration, "auto" or "off": a queue that has not been empty for so long stands, and
-        /// waits in it are held short until it was empty once. Default "auto": one and a half times
-        /// `max_wait`; 1ms to 1d. Shorter absorbs shorter bursts; "off": `max_wait` alone bounds
-        /// waits.
+        /// A duration, "auto" or "off": a queue that has not been empty for so long, and has turned
+        /// somebody away or lost somebody's patience meanwhile, stands, and waits in it are held
+        /// short until it was empty once. Default "auto": one and a half times `max_wait`; 1ms to
+        /// 1d. Shorter absorbs shorter bursts; "off": `max_wait` alone bounds waits.
         standing_after: Standing = "auto",
         /// A header field in which a trusted proxy gives a request's class, 0 to 7; or "off".
         /// Default "off". From peers outside `trusted_proxies`, and with any other value, the class
@@ -263,8 +263,8 @@ table! {
         /// Who of those that wait is next: "fifo", "lifo" or "adaptive". Default: that of
         /// `[defaults]`.
         order: Order,
-        /// A duration (1ms to 1d), "auto" or "off": when a queue stands that has not been empty.
-        /// Default: that of `[defaults]`.
+        /// A duration (1ms to 1d), "auto" or "off": when a queue stands that has not been empty and
+        /// has failed somebody. Default: that of `[defaults]`.
         standing_after: Standing,
         /// How important its requests are: 0 to 7, 7 the most. Default 3. Who waits in a higher
         /// class goes first, apart from `class_floor`, and takes the place of a lower one when the

@@ -9,13 +9,17 @@
 //! With `N` in flight and `T` completed a second, `W = N / T` is the time that one takes (Little's
 //! law). If the application has a place free for each of them, `W` does not depend on `N`; if they
 //! queue up inside, it grows with `N`. The application can work on `T(level) x W(probe)` at once,
-//! if the probe lies below the knee, and on no more than the probe otherwise: the level moves to
-//! 1.15 times that, and so settles where all places are taken and hardly anybody queues inside.
-//! A slow-down that has nothing to do with load raises both and moves nothing; a change of the mix
-//! of requests is weighted out by the mean time of each lane.
+//! if the probe lies below the knee, and on no more than the probe otherwise: the level moves to a
+//! quarter above that, and so settles where all places are taken and few queue up inside. A
+//! slow-down that has nothing to do with load raises both and moves nothing; a change of the mix of
+//! requests is weighted out by the mean time of each lane.
 //!
-//! Not saturated, it learns nothing and changes nothing.
+//! Not saturated, it learns nothing and changes nothing. Saturated but turning nobody away, it only
+//! looks upwards: what the queue absorbs needs no lower limit.
+//!
+//! This file counts and takes turns; `judge` draws the conclusions.
 
+mod judge;
 mod window;
 
 use std::time::Duration;
@@ -28,8 +32,6 @@ use window::{Measured, Window};
 
 /// Where it begins, or at twice the least that it may be.
 const START: u32 = 8;
-/// How far above what the application can work on the level lies: the probe then lies just below.
-const HEADROOM: f64 = 1.25;
 /// A probe, as a part of the level. With the headroom it lies at seven eighths of what is useful: a
 /// level that is too high goes down by an eighth.
 const PROBE: f64 = 0.7;
@@ -44,27 +46,15 @@ const DRIFT: f64 = 0.03;
 const FIRST_DOUBT: f64 = 0.3;
 /// From this on a level is hardly more than a guess: it is probed further down.
 const UNSURE: f64 = 0.15;
-/// Measurements are off by so many standard deviations in all: it has changed. By chance this
-/// happens once in a hundred probes.
-const SURPRISE: f64 = 3.5;
-/// Mean times of a request that a change of the limit needs to show, and that are measured at least.
+/// Mean times of a request that a change of the limit needs to show, and that a probe and a level
+/// are measured for at least.
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
 const LEVEL_SPAN: f64 = 8.0;
-/// One of so many probes tries twice as much, and one of so many half.
-const UPWARDS: u32 = 10;
-const HALVES: u32 = 30;
-/// With less than this part of the throughput, half of the level was not enough after all.
-const REGRET: f64 = 0.88;
-/// A ceiling holds for so many probes.
-const CEILING: u32 = 40;
 /// What is left of the level where the application fails.
 const BACK_OFF: f64 = 0.85;
 /// Completions at the limit, in parts of all, that make a window count.
 const SATURATED: f64 = 0.9;
-/// The level goes down only after so many completions without a pause in saturation: a gate that is
-/// full now and then is not overloaded, and is full just when the application happens to be slow.
-const PERSISTENT: u32 = 250;
 /// A gate that has been saturated for so long is overloaded, even if it turns nobody away.
 const LONG: Duration = Duration::from_secs(5);
 /// More failures than this mean overload; more than `OUTAGE`, that it is down for other reasons.
@@ -162,16 +152,11 @@ enum Arm {
     Up,
 }
 
-/// The level for an application that can work on so many at once. The part of a place more keeps the
-/// probe of a small level from being rounded to far below.
-fn with_headroom(useful: f64) -> f64 {
-    HEADROOM * useful + 0.75
-}
-
 // === impl Auto ===
 
 impl Auto {
     pub(super) fn new(now: Time, limits: AutoLimits) -> Auto {
+        let limits = limits.usable();
         let level = START.max(limits.min.saturating_mul(2)).clamp(limits.min, limits.max);
         Auto {
             limits,
@@ -204,10 +189,15 @@ impl Auto {
         }
     }
 
-    pub(super) fn set_limits(&mut self, limits: AutoLimits) {
+    /// Changes the bounds, and goes on from what was found.
+    pub(super) fn set_limits(&mut self, now: Time, limits: AutoLimits) {
+        let limits = limits.usable();
+        if limits == self.limits {
+            return;
+        }
         self.limits = limits;
         self.level = self.bounded(self.level);
-        let now = self.settled;
+        (self.below, self.before) = (None, None);
         self.enter(Arm::Level, now);
     }
 
@@ -289,161 +279,6 @@ impl Auto {
             _ => self.judge_level(window),
         };
         self.enter(next, now);
-    }
-
-    /// Compares the level with what was measured below it just before, and chooses the next probe.
-    fn judge_level(&mut self, window: Window) -> Arm {
-        self.seen.throughput = window.rate();
-        self.seen.latency = Duration::from_secs_f64(self.service);
-        let level = window.close();
-        if let Some(below) = self.below.take()
-            && let Some(elasticity) = below.elasticity(&level, &self.lanes)
-        {
-            self.report(elasticity, &below);
-            self.correct(&below, &level, elasticity);
-            self.make_room(&below, &level);
-        }
-        if let Some((before, measured)) = self.before.take()
-            && level.throughput(&self.lanes) < REGRET * measured.throughput(&self.lanes)
-        {
-            self.jump_to(before);
-            return Arm::Level;
-        }
-        self.at_level = Some(level);
-        self.next_probe()
-    }
-
-    /// Moves the level towards what was measured, as far as that is more certain than the level
-    /// (a Kalman filter of one number).
-    fn correct(&mut self, below: &Measured, level: &Measured, elasticity: f64) {
-        // What requests wait inside the application makes their times alike, and not throughput.
-        let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
-        let variation = (self.variation * stretch.powi(2)).clamp(0.15, 4.0);
-        let evidence = |window: &Measured| 1.0 / window.effective(&self.lanes).max(1.0);
-        let noise = variation * (evidence(below) + evidence(level));
-        self.doubt += DRIFT.powi(2);
-        let off = with_headroom(below.useful(level, &self.lanes)) / self.level - 1.0;
-        let surprise = off / (self.doubt + noise).sqrt();
-        self.rising = (self.rising + surprise - 0.5).max(0.0);
-        self.falling = (self.falling - surprise - 0.5).max(0.0);
-        let gain = self.doubt / (self.doubt + noise);
-        self.doubt *= 1.0 - gain;
-        if off > 0.0 || self.overloaded {
-            self.move_to(self.level * (1.0 + gain * off));
-        }
-        let scales = elasticity > 0.8 && off > 1.3 * noise.sqrt();
-        if (self.rising > SURPRISE || scales) && self.ceiling_for == 0 {
-            (self.rising, self.search) = (0.0, Some(Search::Up));
-        } else if self.falling > SURPRISE {
-            (self.falling, self.search) = (0.0, Some(Search::Down));
-        }
-    }
-
-    /// Where the short requests of one lane queue up inside the application behind the long ones of
-    /// another, nothing that waits there can be put in order: the level stays below for a while.
-    fn make_room(&mut self, below: &Measured, level: &Measured) {
-        self.ceiling_for = self.ceiling_for.saturating_sub(1);
-        if below.crowds_out(level) {
-            self.ceiling = (level.in_flight - 1.0).max(below.in_flight);
-            self.ceiling_for = CEILING;
-            self.jump_to(below.in_flight);
-        }
-        if self.ceiling_for > 0 && self.level > self.ceiling {
-            self.move_to(self.ceiling);
-        }
-    }
-
-    /// Three quarters, most of the time; in between twice as much, and half.
-    fn next_probe(&mut self) -> Arm {
-        if matches!(self.search, Some(Search::Any | Search::Up)) {
-            return Arm::Up;
-        }
-        if self.search.is_none() {
-            self.probes += 1;
-            if self.probes.is_multiple_of(UPWARDS) {
-                return Arm::Up;
-            }
-            let halve = self.suspect || self.probes % HALVES == HALVES / 2;
-            if halve && self.spell >= PERSISTENT {
-                self.search = Some(Search::Down);
-            }
-        }
-        match (self.overloaded, self.can_go_down()) {
-            // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
-            (false, _) => {
-                self.search = None;
-                if self.probes.is_multiple_of(2) { Arm::Up } else { Arm::Level }
-            }
-            (true, false) => Arm::Up,
-            (true, true) => Arm::Down,
-        }
-    }
-
-    /// With fewer in flight: did throughput fall with them?
-    fn judge_down(&mut self, below: Measured, level: Measured) -> Arm {
-        if self.search.is_none() {
-            // Judged beside the level that comes next: one that was full before the probe was
-            // perhaps full because the application happened to be slow.
-            self.below = Some(below);
-            return Arm::Level;
-        }
-        let elasticity = below.elasticity(&level, &self.lanes).unwrap_or(1.0);
-        self.report(elasticity, &below);
-        let low = elasticity < 0.3;
-        // A level that had proven itself is given up on a second look only.
-        let doubted = low && !self.suspect && self.probes > 0;
-        self.suspect = doubted;
-        if low && !doubted {
-            // The knee lies below: look there at once, from what has just been measured.
-            if self.probes > 0 && self.before.is_none() {
-                self.before = Some((self.level, level));
-            }
-            self.jump_to(below.in_flight);
-            self.at_level = Some(below);
-            if self.can_go_down() {
-                return Arm::Down;
-            }
-        } else if elasticity < 0.7 && self.probes == 0 {
-            self.jump_to(with_headroom(below.useful(&level, &self.lanes)));
-        }
-        self.search = None;
-        Arm::Level
-    }
-
-    /// With twice as many in flight: did throughput rise with them?
-    fn judge_up(&mut self, above: Measured, level: Measured) -> Arm {
-        let filled = above.in_flight >= SATURATED * f64::from(self.limit);
-        let elasticity = level.elasticity(&above, &self.lanes);
-        let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
-        let search = self.search.take();
-        let crowds_out = level.crowds_out(&above);
-        if let Some(elasticity) = elasticity.filter(|part| *part > 0.45 && !crowds_out) {
-            self.report(elasticity, &level);
-            if elasticity < 0.8 {
-                self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
-            } else {
-                self.jump_to(above.in_flight);
-                if filled && self.limit_of(self.level) < self.limits.max {
-                    (self.at_level, self.search) = (Some(above), Some(Search::Up));
-                    return Arm::Up;
-                }
-            }
-        } else if !filled && elasticity.is_none_or(|part| part > 0.3) && !crowds_out {
-            // All who came found a place.
-            self.move_to(with_headroom(above.in_flight).max(self.level));
-        } else if search == Some(Search::Any) && overloaded {
-            if !self.overloaded {
-                self.search = search;
-                return Arm::Level;
-            }
-            self.search = Some(Search::Down);
-            if self.can_go_down() {
-                self.at_level = Some(level);
-                return Arm::Down;
-            }
-        }
-        self.search = None;
-        Arm::Level
     }
 
     /// The application fails: down, whatever the throughput.
@@ -542,5 +377,178 @@ impl Auto {
             self.service = seconds;
         }
         self.service += (seconds - self.service) / SMOOTHING;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: AutoLimits = AutoLimits { min: 2, max: 500, max_latency: None };
+
+    /// An application before which somebody always waits: `workers` that take `service` each, and a
+    /// delay that takes none of them.
+    struct World {
+        auto: Auto,
+        now: Time,
+        workers: u32,
+        service: Duration,
+        delay: Duration,
+        turned_away: u64,
+    }
+
+    impl World {
+        fn new(workers: u32, limits: AutoLimits) -> World {
+            World {
+                auto: Auto::new(Time::ZERO, limits),
+                now: Time::ZERO,
+                workers,
+                service: Duration::from_millis(10),
+                delay: Duration::ZERO,
+                turned_away: 0,
+            }
+        }
+
+        /// So many requests end, one after the other.
+        fn play(&mut self, requests: u32) {
+            for _ in 0..requests {
+                let outcome = |taken| Outcome::Answered(taken);
+                self.end(outcome);
+                self.turned_away += 1;
+            }
+        }
+
+        fn end(&mut self, outcome: impl Fn(Duration) -> Outcome) {
+            let limit = self.auto.limit();
+            // Little's law, with as many at work as there are, workers and delay allow.
+            let alone = self.service + self.delay;
+            let queueing = self.service.mul_f64(f64::from(limit) / f64::from(self.workers));
+            let taken = alone.max(queueing);
+            self.now = self.now + taken / limit;
+            self.auto.observe(&Sample {
+                now: self.now,
+                lane: 0,
+                outcome: outcome(taken),
+                in_flight: limit,
+                turned_away: self.turned_away,
+            });
+        }
+
+        fn level(&self) -> u32 {
+            self.auto.level.round() as u32
+        }
+    }
+
+    #[test]
+    fn finds_what_the_application_can_work_on() {
+        for workers in [2, 5, 16, 40, 100] {
+            let mut world = World::new(workers, BOUNDS);
+            world.play(20_000);
+            let (least, most) = (workers, workers + workers / 3 + 2);
+            let level = world.level();
+            assert!((least..=most).contains(&level), "{workers} workers, level {level}");
+        }
+    }
+
+    #[test]
+    fn follows_the_capacity() {
+        let mut world = World::new(32, BOUNDS);
+        world.play(20_000);
+        for workers in [8, 48, 16] {
+            world.workers = workers;
+            world.play(20_000);
+            let level = world.level();
+            assert!((workers..=workers * 3 / 2).contains(&level), "{workers}: {level}");
+        }
+    }
+
+    #[test]
+    fn slower_is_not_overloaded() {
+        let mut world = World::new(16, BOUNDS);
+        world.play(10_000);
+        let before = world.level();
+        // Ten times slower, and no worker is busier for it: 176 fit in.
+        world.delay = Duration::from_millis(100);
+        world.play(10_000);
+        assert!(world.level() > 5 * before, "{} after {before}", world.level());
+    }
+
+    #[test]
+    fn a_gate_that_is_not_full_teaches_nothing() {
+        let mut world = World::new(16, BOUNDS);
+        for _ in 0..10_000 {
+            world.now = world.now + Duration::from_millis(1);
+            world.auto.observe(&Sample {
+                now: world.now,
+                lane: 0,
+                outcome: Outcome::Answered(Duration::from_millis(10)),
+                in_flight: 5,
+                turned_away: 0,
+            });
+        }
+        assert_eq!((world.auto.limit(), world.auto.seen.decisions), (START, [0; 4]));
+    }
+
+    #[test]
+    fn what_the_queue_absorbs_lowers_nothing() {
+        let mut world = World::new(4, BOUNDS);
+        let before = world.level();
+        // For less than five seconds, and nobody is turned away.
+        for _ in 0..1_500 {
+            world.end(Outcome::Answered);
+            assert!(world.auto.limit() >= before);
+        }
+    }
+
+    #[test]
+    fn stays_within_its_bounds() {
+        for (min, max) in [(1, 1), (0, 0), (20, 30), (9, 3), (1, 10_000)] {
+            let mut world = World::new(16, AutoLimits { min, max, max_latency: None });
+            for _ in 0..5_000 {
+                world.play(1);
+                let limit = world.auto.limit();
+                assert!((min.max(1)..=max.max(min).max(1)).contains(&limit), "{limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn backs_off_from_an_application_that_fails() {
+        let mut world = World::new(16, BOUNDS);
+        world.play(10_000);
+        let before = world.level();
+        for request in 0..5_000 {
+            let fails = request % 10 == 0;
+            world.end(|taken| if fails { Outcome::Overloaded } else { Outcome::Answered(taken) });
+            world.turned_away += 1;
+        }
+        assert!(world.level() < before, "{} after {before}", world.level());
+        assert!(world.auto.seen.decisions[AutoDecision::BackOff as usize] > 0);
+        // An application that is down says nothing of how much it can do.
+        let before = world.level();
+        (0..5_000).for_each(|_| world.end(|_| Outcome::Overloaded));
+        assert_eq!(world.level(), before);
+    }
+
+    #[test]
+    fn a_latency_that_must_not_be_exceeded_is_not() {
+        let max_latency = Some(Duration::from_millis(50));
+        let mut world = World::new(16, AutoLimits { max_latency, ..BOUNDS });
+        world.play(10_000);
+        world.delay = Duration::from_millis(100);
+        world.play(20_000);
+        assert_eq!(world.level(), BOUNDS.min);
+    }
+
+    #[test]
+    fn bounds_given_again_disturb_nothing() {
+        let mut world = World::new(16, BOUNDS);
+        for _ in 0..200 {
+            world.play(50);
+            world.auto.set_limits(world.now, BOUNDS);
+        }
+        assert!((16..=23).contains(&world.level()), "{}", world.level());
+        world.auto.set_limits(world.now, AutoLimits { max: 10, ..BOUNDS });
+        assert_eq!(world.auto.limit(), 10);
     }
 }

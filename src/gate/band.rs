@@ -4,9 +4,10 @@
 //! is the one that has had the least of the application, in seconds of slots: start-time fair
 //! queueing (Goyal, Vin, Cheng, SIGCOMM 1996). A flow that comes anew starts level with who is
 //! being served: idling earns no credit. A debt stays, and is paid off by time in which nobody
-//! waits (see `Clock`, which lanes have as well). Flows that are ahead by a few requests only are not
-//! held back: among them, who came first is next. Else the second request of each client would wait
-//! until a whole burst has passed.
+//! waits (see `Clock`, which lanes have as well). Flows that are ahead by a few requests only (the
+//! `slack`) are not held back: among them, who came first is next. Else the second request of each
+//! client would wait until a whole burst has passed. The slack is a head start and not a share: who
+//! has used it up gets as much as everybody.
 //!
 //! 256 flows are told apart at once; more than that share places, as hashed queues do.
 
@@ -79,13 +80,14 @@ impl Band {
         }
     }
 
-    /// The place of a flow: its own, a free one, or, where all are taken, one that it shares.
+    /// The place of a flow: its own, a free one, one of a flow that is not missed, or, where all
+    /// are taken, one that it shares.
     pub(super) fn flow(&mut self, id: u64) -> u32 {
         if self.flows.is_empty() {
             self.flows.resize_with(PLACES, Flow::default);
         }
         let home = id as usize % PLACES;
-        let mut free = None;
+        let (mut free, mut spare) = (None, None);
         for step in 0..PROBES {
             let place = (home + step) % PLACES;
             let flow = &self.flows[place];
@@ -93,12 +95,13 @@ impl Band {
                 free = free.or(Some(place));
             } else if flow.id == id {
                 return place as u32;
+            } else if flow.is_free(self.clock.now.saturating_add(self.slack)) {
+                spare = spare.or(Some(place));
             }
         }
-        let place = free.unwrap_or(home);
-        if free.is_some() {
-            self.flows[place] = Flow { id, tag: self.clock.now, ..Flow::default() };
-        }
+        // Where places are short, who is ahead by so little that it is not held back is forgotten.
+        let Some(place) = free.or(spare) else { return home as u32 };
+        self.flows[place] = Flow { id, tag: self.clock.now, ..Flow::default() };
         place as u32
     }
 
@@ -112,8 +115,8 @@ impl Band {
         self.order.len() as u32
     }
 
-    /// By how much flows may be ahead, and the slots that could have paid debts off while nobody
-    /// waited. Call before a waiter is added.
+    /// Somebody is about to wait. Flows may be ahead by `slack` from now on; where nobody waited,
+    /// so many `slots` have paid debts off meanwhile.
     pub(super) fn prepare(&mut self, now: Time, slack: u64, slots: u32) {
         self.slack = slack;
         if self.len == 0 {
@@ -193,6 +196,11 @@ impl Band {
     /// Somebody waited in vain, or found no place.
     pub(super) fn note_failure(&mut self) {
         self.failed = self.failed.saturating_add(1);
+    }
+
+    /// What the queue did so far is no sign of overload.
+    pub(super) fn forget_failures(&mut self) {
+        (self.failed, self.served) = (0, 0);
     }
 
     /// Since when the queue has not been empty, if it has failed one of fifty since: a queue may be
@@ -280,7 +288,7 @@ impl Band {
 // === impl Flow ===
 
 impl Flow {
-    /// Whether nothing is known of it that another flow would have to know.
+    /// Whether nothing of it is here any more, and it is not ahead of `level`.
     fn is_free(&self, level: u64) -> bool {
         self.queue.len == 0 && self.in_flight == 0 && self.tag <= level
     }
@@ -309,19 +317,24 @@ mod tests {
     struct Fixture {
         waiters: Waiters,
         band: Band,
+        now: u64,
+        slack: u64,
     }
 
     impl Fixture {
         fn new() -> Fixture {
-            Fixture { waiters: Waiters::new(), band: Band::new(Time::ZERO) }
+            let (waiters, band) = (Waiters::new(), Band::new(Time::ZERO));
+            Fixture { waiters, band, now: 0, slack: 0 }
         }
 
         fn push(&mut self, id: u64) -> u32 {
+            self.now += 1;
+            let now = Time::from_nanos(self.now);
             let flow = self.band.flow(id);
-            let (index, ticket) = self.waiters.insert(0, Time::ZERO);
+            let (index, ticket) = self.waiters.insert(0, now);
             ticket.consumed();
-            self.band.prepare(Time::ZERO, 0, 1);
-            self.band.push(&mut self.waiters, flow, index, Time::ZERO);
+            self.band.prepare(now, self.slack, 1);
+            self.band.push(&mut self.waiters, flow, index, now);
             flow
         }
 
@@ -329,7 +342,7 @@ mod tests {
             let flow = self.band.next().expect("somebody waits");
             let index = self.band.oldest(flow);
             self.band.charge(flow, cost);
-            self.band.remove(&mut self.waiters, flow, index, Time::ZERO);
+            self.band.remove(&mut self.waiters, flow, index, Time::from_nanos(self.now));
             self.waiters.remove(index);
             self.band.settle(flow, cost, cost);
             self.band.flows[flow as usize].id
@@ -371,6 +384,23 @@ mod tests {
         (0..10_000).for_each(|id| _ = fixture.push(id));
         assert_eq!((fixture.band.len, fixture.band.active()), (10_000, PLACES as u32));
         fixture.band.audit(|_| ());
+    }
+
+    #[test]
+    fn who_has_left_takes_no_place_from_who_comes() {
+        let mut fixture = Fixture { slack: 80, ..Fixture::new() };
+        let mut random = Random::new(4);
+        for nth in 0..10_000 {
+            let id = random.below(u64::MAX);
+            // Twenty wait at any time, and nobody comes twice.
+            let flow = fixture.push(id);
+            assert_eq!(fixture.band.flow_len(flow), 1, "the {nth}th has a place of its own");
+            assert_eq!(fixture.band.flows[flow as usize].id, id);
+            if nth >= 20 {
+                fixture.serve(10);
+            }
+        }
+        assert_eq!(fixture.band.active(), 20);
     }
 
     #[test]

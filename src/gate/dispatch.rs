@@ -11,10 +11,10 @@ use super::time::Time;
 use super::types::{Charge, Grant, RejectReason};
 use super::waiters::{NIL, State};
 
-/// While the queue stands, a flow that does not may wait so many times as long: what it sends comes
-/// and goes, and is not what makes the queue stand.
-pub(super) const PATIENCE: u32 = 4;
-/// A flow may wait for so many rounds of all flows.
+/// While the queue stands nobody waits for more than so many targets. A flow that does not stand
+/// may wait for all of them: what it sends comes and goes, and does not make the queue stand.
+const PATIENCE: u32 = 4;
+/// A flow that stands may wait for so many rounds of all flows, if that is more than the target.
 const ROUNDS: u32 = 3;
 /// So many whose time is up are turned away at once, so that no operation takes long.
 const SWEEP: usize = 16;
@@ -256,10 +256,11 @@ impl Gate {
         }
     }
 
-    /// Whether a queue of this lane stands that has not been empty since then. A pause says nothing
-    /// about the load: time counts from its end.
-    fn stands(&self, here: &Lane, busy_since: Option<Time>) -> bool {
-        let (Some(since), Some(after)) = (busy_since, here.limits.standing_after) else {
+    /// Whether a queue of this lane stands that fails somebody and has not been empty since then;
+    /// or, where it does, whether a flow in it stands. A pause says nothing about the load: time
+    /// counts from its end.
+    fn stands(&self, here: &Lane, since: Option<Time>) -> bool {
+        let (Some(since), Some(after)) = (since, here.limits.standing_after) else {
             return false;
         };
         !self.paused && self.now.since(since.max(self.resumed)) >= after

@@ -2,13 +2,13 @@
 
 use super::Gate;
 use super::clock::nanos;
-use super::limits::{LaneKind, Order};
+use super::limits::LaneKind;
 use super::ready::classes;
 use super::time::Time;
 use super::types::{Arrival, RejectReason, Slot, Verdict};
 
-/// A flow may be so many requests ahead of the others before it is held back: a browser opens six
-/// connections at once.
+/// A flow may be so many requests (of the lane's mean cost) ahead of the others before it is held
+/// back: a browser opens six connections at once.
 const BURST: u64 = 8;
 
 impl Gate {
@@ -107,7 +107,9 @@ impl Gate {
         }
         let above = here.bands().filter(|(other, _)| *other > class).map(|(_, band)| band.len);
         let ahead = here.waiting(class).map_or(0, |band| {
-            // Flows take turns: no other gets more than one for each that this one waits for.
+            // Flows take turns: no other gets more than one for each that this one waits for. One
+            // that has a head start left gets a few more: rather a wait in vain than a refusal of
+            // somebody who would have been served in time.
             band.len.min((band.flow_len(flow) + 1).saturating_mul(band.active().max(1)))
         });
         let wait = here.drain_time(above.sum::<u32>() + ahead, here.in_flight);
@@ -128,10 +130,7 @@ impl Gate {
             self.evict(band.newest(longest), RejectReason::Evicted);
             return true;
         }
-        let newest_first = match here.limits.order {
-            Order::Fifo => false,
-            Order::Lifo | Order::Adaptive => self.newest_first(lane, class),
-        };
+        let newest_first = self.newest_first(lane, class);
         let Some(band) = here.waiting(class) else { return false };
         let Some(longest) = band.longest() else { return false };
         let victim = if newest_first {

@@ -140,6 +140,11 @@ impl Lane {
         self.waiting_classes = before & !(1 << class) | u8::from(waits) << class;
     }
 
+    /// What the queues did so far is no sign of overload.
+    pub(super) fn forget_failures(&mut self) {
+        self.bands.iter_mut().flatten().for_each(|band| band.forget_failures());
+    }
+
     /// How long a wait may be while the queue stands.
     pub(super) fn target(&self) -> Duration {
         self.service.p50().map_or(LONGEST_TARGET, |p50| p50.clamp(SHORTEST_TARGET, LONGEST_TARGET))

@@ -26,9 +26,9 @@ pub enum Budget {
 /// The bounds of a budget that finds itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AutoLimits {
-    /// The limit is never below.
+    /// The limit is never below; 0 is taken for 1.
     pub min: u32,
-    /// The limit is never above.
+    /// The limit is never above; less than `min` is taken for `min`.
     pub max: u32,
     /// Where the mean service time is above, the limit goes down, whatever the throughput says.
     pub max_latency: Option<Duration>,
@@ -49,8 +49,8 @@ pub struct LaneLimits {
     pub max_wait: Duration,
     /// Who of one flow is next.
     pub order: Order,
-    /// A queue that was not empty for so long stands, and waits in it are held short; `None`:
-    /// `max_wait` alone bounds them.
+    /// A queue that was not empty for so long and has failed somebody meanwhile stands, and waits
+    /// in it are held short; `None`: `max_wait` alone bounds them.
     pub standing_after: Option<Duration>,
     /// Whether the lane is held to all this. If not it is let through beside the budget, and what
     /// would have been turned away is counted.
@@ -80,6 +80,17 @@ pub enum Order {
 /// How important a request is: 0 to 7, 7 the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Class(u8);
+
+// === impl AutoLimits ===
+
+impl AutoLimits {
+    /// The same with `1 <= min <= max`, whatever was asked for: a budget of nothing would never
+    /// see a request end, and so never learn that more is possible.
+    pub(super) fn usable(self) -> AutoLimits {
+        let min = self.min.max(1);
+        AutoLimits { min, max: self.max.max(min), ..self }
+    }
+}
 
 // === impl LaneLimits ===
 
@@ -143,5 +154,18 @@ impl Class {
 impl Default for Class {
     fn default() -> Class {
         Class::DEFAULT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_of_a_budget_are_never_in_the_wrong_order() {
+        for (min, max, usable) in [(0, 0, (1, 1)), (0, 9, (1, 9)), (9, 2, (9, 9)), (2, 9, (2, 9))] {
+            let limits = AutoLimits { min, max, max_latency: None }.usable();
+            assert_eq!((limits.min, limits.max), usable);
+        }
     }
 }

@@ -146,8 +146,8 @@ fn lane(table: &RouteTable, gate: &GateTable) -> LaneLimits {
     }
 }
 
-/// A budget that could fall to what is reserved would leave nothing to the others: the configuration
-/// raises `auto_min` for that, and so does this.
+/// A budget that could fall to what is reserved would leave nothing to the others: the
+/// configuration raises `auto_min` for that, and so does this.
 fn budget(gate: &GateTable, limit: LimitWord, app: &App, reserved: u32) -> Budget {
     match limit {
         LimitWord::Auto => Budget::Auto(AutoLimits {

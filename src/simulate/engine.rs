@@ -15,6 +15,7 @@ use super::laws;
 use super::random::Random;
 use super::scenario::{Protection, Scenario, Step};
 use super::tally::{BIN, Bin, Counted, GroupTally, Tally};
+use super::traffic::{self, Call, Calls};
 use crate::gate::{Outcome, Slot, Ticket};
 
 /// Runs a scenario. The same scenario and seed count the same.
@@ -40,8 +41,9 @@ struct Engine<'s> {
     overdue: VecDeque<(u64, u32, u64)>,
     /// Clients that wait for an answer or for their next attempt.
     present: u32,
-    /// One for each group: its calls, and what their first attempts are like.
-    traffic: Vec<Random>,
+    /// One for each group: its calls, and the next of them.
+    traffic: Vec<Calls<'s>>,
+    upcoming: Vec<Option<Call>>,
     /// Whatever depends on how it went before.
     aftermath: Random,
     /// Index of each group's first client among all clients.
@@ -104,7 +106,8 @@ impl<'s> Engine<'s> {
             free: Vec::new(),
             overdue: VecDeque::new(),
             present: 0,
-            traffic: (0..groups).map(|group| Random::new(seed, group as u64)).collect(),
+            traffic: (0..groups).map(|group| traffic::calls(scenario, group, seed)).collect(),
+            upcoming: vec![None; groups],
             aftermath: Random::new(seed, 1 << 32),
             first_client,
             windows: scenario.windows.iter().map(|w| (nanos(w.from), nanos(w.to))).collect(),

@@ -7,8 +7,8 @@ use std::task::Waker;
 use std::time::Duration;
 
 use tidegate::gate::{
-    Abandoned, Arrival, Budget, Claim, Class, Gate, LaneLimits, Limits, Outcome, RejectReason,
-    Slot, Ticket, TicketId, Time, Verdict,
+    Abandoned, Arrival, Budget, Claim, Class, Gate, LaneLimits, Limits, Order, Outcome,
+    RejectReason, Slot, Ticket, TicketId, Time, Verdict,
 };
 
 pub const fn ms(millis: u64) -> Duration {
@@ -25,6 +25,12 @@ pub fn class(number: u8) -> Class {
 
 pub fn limits(budget: u32, lanes: &[LaneLimits]) -> Limits {
     Limits { budget: Budget::Fixed(budget), floor_period: 0, lanes: lanes.to_vec() }
+}
+
+/// A lane in which nobody waits for more than a second, and whose queue stands after 1.5.
+pub fn controlled(order: Order) -> LaneLimits {
+    let standing_after = Some(ms(1_500));
+    LaneLimits { order, standing_after, ..LaneLimits::plain(1_024, Duration::from_secs(1)) }
 }
 
 /// Somebody who sends.

@@ -1,13 +1,13 @@
 //! `--suite`: all cases of the scenario files, each held to its bars.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{EXIT_FAILED, ReportFormat, SimulateArgs};
+use super::{EXIT_FAILED, ReportFormat, SimulateArgs, print};
 use crate::simulate::suite::{self, Case, Judged};
 
 /// Runs the cases and prints a line for each bar.
@@ -31,19 +31,20 @@ pub(super) fn run(args: &SimulateArgs, path: &Path) -> Result<ExitCode, String> 
             bars += judged.len();
             failed += judged.iter().filter(|judged| !judged.holds).count();
             match args.format {
-                ReportFormat::Text => print(&file, &case, &judged),
+                ReportFormat::Text => print(&text(&file, &case, &judged)),
                 ReportFormat::Json => report.push(object(&file, &case, &judged)),
             }
         }
     }
     match args.format {
-        ReportFormat::Text => println!(
-            "\n{} of {bars} bars hold, {failed} do not; {:.1} s",
+        ReportFormat::Text => print(&format!(
+            "\n{} of {bars} bars hold, {failed} do not; {:.1} s\n",
             bars - failed,
             began.elapsed().as_secs_f64()
-        ),
+        )),
         ReportFormat::Json => {
-            println!("{:#}", json!({ "bars": bars, "failed": failed, "cases": report }))
+            let all = json!({ "bars": bars, "failed": failed, "cases": report });
+            print(&format!("{all:#}\n"));
         }
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
@@ -72,22 +73,23 @@ fn choose_seeds(args: &SimulateArgs, case: &mut Case) {
     case.seeds = (first..).take(count).collect();
 }
 
-fn print(file: &Path, case: &Case, judged: &[Judged]) {
+fn text(file: &Path, case: &Case, judged: &[Judged]) -> String {
+    let mut lines = String::new();
     for judged in judged {
         let verdict = if judged.holds { "ok  " } else { "FAIL" };
-        println!(
-            "{verdict} {:<32} {:<34} worst {:>9} (seed {:>4})   median {:>9}",
+        lines.push_str(&format!(
+            "{verdict} {:<32} {:<34} worst {:>9} (seed {:>4})   median {:>9}\n",
             case.name,
             judged.bar.text(),
             value(judged.worst),
             judged.worst_seed,
             value(judged.median)
-        );
+        ));
         if !judged.holds {
-            println!("       {}", replay(file, case, judged.worst_seed));
+            lines.push_str(&format!("       {}\n", replay(file, case, judged.worst_seed)));
         }
     }
-    let _ = io::stdout().flush();
+    lines
 }
 
 fn value(value: Option<f64>) -> String {

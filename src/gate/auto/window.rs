@@ -149,16 +149,12 @@ impl Measured {
     /// Whether one of several lanes takes far longer `above` than here, because its short requests
     /// stand in a queue inside the application behind the long ones of others.
     pub(super) fn crowds_out(&self, above: &Measured) -> bool {
-        let lanes = self.answered.iter().zip(&above.answered);
-        let known = lanes.filter(|(below, above)| below.count.min(above.count) >= CROWD);
-        let mut stretched = false;
-        let mut count = 0;
-        for (below, above) in known {
-            count += 1;
-            stretched |= above.mean() > 2.0 * below.mean();
-        }
-        let others = above.answered.iter().filter(|lane| lane.count > 0).count() > 1;
-        stretched && count > 0 && others
+        let several = above.answered.iter().filter(|lane| lane.count > 0).count() > 1;
+        let mut lanes = self.answered.iter().zip(&above.answered);
+        several
+            && lanes.any(|(below, above)| {
+                below.count.min(above.count) >= CROWD && above.mean() > 2.0 * below.mean()
+            })
     }
 }
 

@@ -1,11 +1,10 @@
 //! The clients: when they call, how long they wait, what they do then.
 
-use std::time::Duration;
-
 use super::super::events::What;
 use super::super::laws;
 use super::super::random::mix;
 use super::super::scenario::Group;
+use super::super::traffic::Call;
 use super::{Engine, Request};
 use crate::gate::{Arrival, Rejection, Time, Verdict};
 
@@ -16,21 +15,21 @@ const SECOND: f64 = 1e9;
 // === impl Engine ===
 
 impl Engine<'_> {
-    /// Foresees the next call of a group: a Poisson process whose rate changes.
+    /// Foresees the next call of a group.
     pub(super) fn plan_call(&mut self, group: usize) {
-        let due = self.traffic[group].exponential();
-        let at = next_call(&self.scenario.groups[group], self.now, self.end, due);
-        if at < self.end {
-            self.events.at(at, What::Call(group as u32));
+        self.upcoming[group] = self.traffic[group].next();
+        if let Some(call) = &self.upcoming[group] {
+            self.events.at(call.at.as_nanos() as u64, What::Call(group as u32));
         }
     }
 
     pub(super) fn call(&mut self, group: usize) {
-        let client = self.traffic[group].below(self.scenario.groups[group].clients.max(1));
-        let request = self.place(group as u32, client, 0, (self.window as u32, self.now));
+        let Some(Call { client, work, leaves, .. }) = self.upcoming[group] else { return };
+        let index = self.place(group as u32, client, 0, (self.window as u32, self.now));
         self.present += 1;
-        self.draw(request);
-        let work = self.requests[request as usize].work as f64;
+        let request = &mut self.requests[index as usize];
+        (request.work, request.leaves) = (work.as_nanos() as u64, leaves);
+        let work = request.work as f64;
         let tally = self.tally(group as u32);
         tally.calls += 1;
         tally.asked += work;
@@ -39,7 +38,7 @@ impl Engine<'_> {
         tally.calls += 1;
         tally.asked += work;
         self.bin().into_iter().for_each(|bin| bin.calls += 1);
-        self.attempt(request);
+        self.attempt(index);
         self.plan_call(group);
     }
 
@@ -186,14 +185,11 @@ impl Engine<'_> {
         }
     }
 
-    /// What a request is like. First attempts are drawn from the traffic, whatever happens to them.
+    /// What a request is like that is made again.
     fn draw(&mut self, index: u32) {
         let request = &mut self.requests[index as usize];
         let kind = &self.scenario.groups[request.group as usize];
-        let random = match request.attempt {
-            0 => &mut self.traffic[request.group as usize],
-            _ => &mut self.aftermath,
-        };
+        let random = &mut self.aftermath;
         request.work = laws::draw(&kind.service, random);
         request.leaves = kind.leave.is_some_and(|(share, _)| random.chance(share));
     }
@@ -203,75 +199,4 @@ impl Engine<'_> {
 fn request_leaves_after(group: &Group, work: u64) -> u64 {
     let Some((_, law)) = &group.leave else { return u64::MAX };
     laws::draw(law, &mut super::super::random::Random::new(work, 1))
-}
-
-/// The instant at which the integral of the rate from `now` on reaches `due`.
-fn next_call(group: &Group, now: u64, end: u64, mut due: f64) -> u64 {
-    let mut at = now;
-    while at < end {
-        let (rate, until) = rate_until(group, at);
-        let (until, within) = (until.min(end), rate * (until.min(end) - at) as f64 / SECOND);
-        if within >= due {
-            return at + (due / rate * SECOND) as u64;
-        }
-        due -= within;
-        at = until;
-    }
-    end
-}
-
-/// The rate at an instant, and until when it holds.
-fn rate_until(group: &Group, at: u64) -> (f64, u64) {
-    let mut rate = group.rate_at(Duration::from_nanos(at));
-    let next =
-        group.rates.iter().map(|(since, _)| since.as_nanos() as u64).find(|since| *since > at);
-    let mut until = next.unwrap_or(u64::MAX);
-    if let Some(bursts) = &group.bursts {
-        let on = bursts.on.as_nanos() as u64;
-        let period = on + bursts.off.as_nanos() as u64;
-        let within = at % period.max(1);
-        let (factor, ends) = if within < on { (bursts.high, on) } else { (bursts.low, period) };
-        rate *= factor;
-        until = until.min(at + (ends - within).max(1));
-    }
-    (rate, until)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::super::random::Random;
-    use super::super::super::scenario::Bursts;
-    use super::*;
-
-    fn count(group: &Group, from: u64, to: u64) -> f64 {
-        let mut random = Random::new(1, 1);
-        let (mut at, mut calls) = (from, 0);
-        loop {
-            at = next_call(group, at, to, random.exponential());
-            if at >= to {
-                return f64::from(calls) / ((to - from) as f64 / SECOND);
-            }
-            calls += 1;
-        }
-    }
-
-    #[test]
-    fn calls_come_at_the_rate_of_the_moment() {
-        let mut group = Group::plain("g", 1_000.0);
-        group.rates.push((Duration::from_secs(10), 0.0));
-        group.rates.push((Duration::from_secs(20), 3_000.0));
-        let second = SECOND as u64;
-        assert!((count(&group, 0, 10 * second) / 1_000.0 - 1.0).abs() < 0.03);
-        assert_eq!(count(&group, 10 * second, 20 * second), 0.0);
-        assert!((count(&group, 5 * second, 25 * second) / 1_000.0 - 1.0).abs() < 0.03);
-    }
-
-    #[test]
-    fn bursts_rise_and_fall_around_the_rate() {
-        let (on, off) = (Duration::from_millis(500), Duration::from_millis(1_500));
-        let bursts = Some(Bursts { on, off, high: 2.4, low: 0.2 });
-        let group = Group { bursts, ..Group::plain("g", 1_000.0) };
-        assert!((count(&group, 0, 40 * SECOND as u64) / 750.0 - 1.0).abs() < 0.03);
-        assert!((count(&group, 0, SECOND as u64 / 2) / 2_400.0 - 1.0).abs() < 0.1);
-    }
 }

@@ -66,6 +66,7 @@ impl Tracker {
         }
         if self.queued(lane) >= self.lane(lane).max_queue as usize && !self.make_room(new, events) {
             assert_eq!(saw, Saw::Rejected(RejectReason::QueueFull), "{new:?}");
+            self.fail(lane, class);
             return self.reject(lane, class, RejectReason::QueueFull);
         }
         let Saw::Queued(id, bound) = saw else { panic!("{new:?} waits, and not {saw:?}") };

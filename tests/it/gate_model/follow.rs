@@ -59,9 +59,7 @@ impl Tracker {
                 self.dispatch(&mut events);
             }
             Did::Resume => {
-                if std::mem::take(&mut self.paused) {
-                    self.resumed = self.now;
-                }
+                self.resume();
                 self.dispatch(&mut events);
             }
             Did::Pause => self.paused = true,
@@ -86,6 +84,7 @@ impl Tracker {
     fn abandoned(&mut self, id: TicketId, left: bool) {
         let waiter = self.leave(id);
         assert_eq!(left, waiter.until > self.now, "{waiter:?}");
+        self.fail(waiter.lane, waiter.class);
         if left {
             self.lanes[waiter.lane].abandoned += 1;
         } else {
@@ -108,6 +107,7 @@ impl Tracker {
         let waiter = self.leave(event.id);
         assert!(!event.granted, "{reason:?} was due, not a grant: {waiter:?}");
         assert_eq!(event.reason.unwrap_or(reason), reason, "{waiter:?}");
+        self.fail(waiter.lane, waiter.class);
         self.reject(waiter.lane, waiter.class, reason);
     }
 
@@ -118,6 +118,7 @@ impl Tracker {
         let waited = self.now.since(waiter.arrived);
         assert_eq!(event.waited.unwrap_or(waited), waited);
         self.take(waiter.lane, shadow);
+        self.busy[waiter.lane][waiter.class].served += u32::from(!shadow);
         waiter
     }
 

@@ -15,8 +15,12 @@ use tidegate::gate::{
 pub const FLOWS: usize = 6;
 /// As documented at the gate: so many of one flow are turned away at once.
 pub const SWEEP: usize = 16;
-/// As documented at the gate: a flow that does not stand may wait so many targets.
-pub const PATIENCE: u32 = 8;
+/// As documented at the gate: nobody waits for more than so many targets while the queue stands.
+pub const PATIENCE: u32 = 4;
+/// A queue that fails one of so many is overloaded.
+const FAILING: u32 = 50;
+/// As documented at the gate: a flow that stands may wait for so many rounds of all flows.
+const ROUNDS: u32 = 3;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Waiter {
@@ -47,10 +51,13 @@ pub struct Event {
     pub waited: Option<Duration>,
 }
 
-/// Since when a band, and each of its flows, has not been empty.
+/// Since when a band, and each of its flows, has not been empty; how many it has failed since, and
+/// how many got slots.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Busy {
     pub since: Time,
+    pub failed: u32,
+    pub served: u32,
     pub flows: [Time; FLOWS],
 }
 
@@ -226,13 +233,29 @@ impl Tracker {
 
     pub fn stands(&self, lane: usize, class: usize) -> bool {
         let waits = self.waiting.iter().any(|w| (w.lane, w.class) == (lane, class));
-        waits && self.since_stands(lane, self.busy[lane][class].since)
+        let busy = &self.busy[lane][class];
+        let failing = busy.failed > 0 && busy.failed >= busy.served / FAILING;
+        waits && failing && self.since_stands(lane, busy.since)
     }
 
     fn since_stands(&self, lane: usize, since: Time) -> bool {
         let after = self.lane(lane).standing_after;
         let busy = self.now.since(since.max(self.resumed));
         !self.paused && after.is_some_and(|after| busy >= after)
+    }
+
+    /// Somebody waited in vain, or found no place.
+    pub fn fail(&mut self, lane: usize, class: usize) {
+        self.busy[lane][class].failed += 1;
+    }
+
+    pub fn resume(&mut self) {
+        if std::mem::take(&mut self.paused) {
+            self.resumed = self.now;
+            self.busy.iter_mut().flatten().for_each(|busy| {
+                (busy.failed, busy.served) = (0, 0);
+            });
+        }
     }
 
     /// How long a wait may be while the queue stands.
@@ -242,10 +265,15 @@ impl Tracker {
         }
         let flow_since = self.busy[lane][class].flows[flow];
         let flow_waits = self.flow(lane, class, flow).next().is_some();
-        let share = if flow_waits && self.since_stands(lane, flow_since) { 1 } else { PATIENCE };
         let (shortest, longest) = (Duration::from_millis(5), Duration::from_millis(100));
         let p50 = self.lanes[lane].service_p50.unwrap_or(longest);
-        Some(p50.clamp(shortest, longest) * share)
+        let target = p50.clamp(shortest, longest);
+        if !(flow_waits && self.since_stands(lane, flow_since)) {
+            return Some(target * PATIENCE);
+        }
+        let active = self.flows(lane, class).iter().filter(|len| **len > 0).count() as u32;
+        let round = self.lanes[lane].mean_hold * (active + 1) / self.in_flight()[lane].max(1);
+        Some((round * ROUNDS).clamp(target, target * PATIENCE))
     }
 
     pub fn newest_first(&self, lane: usize, class: usize) -> bool {
@@ -273,7 +301,7 @@ impl Tracker {
         let flows = self.flows(lane, class);
         let busy = &mut self.busy[lane][class];
         if flows == [0; FLOWS] {
-            busy.since = self.now;
+            (busy.since, busy.failed, busy.served) = (self.now, 0, 0);
         }
         if flows[flow] == 0 {
             busy.flows[flow] = self.now;
@@ -325,7 +353,9 @@ impl Tracker {
         match self.limits.budget {
             Budget::Fixed(limit) => assert_eq!(seen.max_in_flight, limit),
             Budget::Auto(auto) => {
-                assert!((auto.min..=auto.max).contains(&seen.max_in_flight), "{seen:?}");
+                let least = auto.min.max(1);
+                let most = auto.max.max(least);
+                assert!((least..=most).contains(&seen.max_in_flight), "{seen:?}");
             }
         }
         let in_flight = self.in_flight();

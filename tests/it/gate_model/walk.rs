@@ -67,9 +67,11 @@ fn some_budget(random: &mut Random, auto: bool) -> Budget {
     if !auto {
         return Budget::Fixed(random.below(9) as u32);
     }
-    let min = 1 + random.below(3) as u32;
+    // Whoever asks for what cannot be gets what comes closest.
+    let min = random.below(4) as u32;
+    let max = (min + random.below(11) as u32).saturating_sub(1);
     let max_latency = random.chance(30).then(|| millis(random, 30));
-    Budget::Auto(AutoLimits { min, max: min + random.below(10) as u32, max_latency })
+    Budget::Auto(AutoLimits { min, max, max_latency })
 }
 
 fn some_period(random: &mut Random) -> u32 {
@@ -172,9 +174,7 @@ impl Walk {
                 Did::Complete(held) => self.tracker.give_back(held),
                 Did::Abandon { id, .. } => _ = self.tracker.leave(id),
                 Did::Pause => self.tracker.paused = true,
-                Did::Resume if std::mem::take(&mut self.tracker.paused) => {
-                    self.tracker.resumed = self.now;
-                }
+                Did::Resume => self.tracker.resume(),
                 _ => {}
             }
             self.tracker.learn(&self.gate.snapshot(self.now));

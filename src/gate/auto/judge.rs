@@ -1,0 +1,185 @@
+//! What two measurements say of the application, and where the level goes.
+
+use std::time::Duration;
+
+use super::window::{Measured, Window};
+use super::{Arm, Auto, DRIFT, SATURATED, Search};
+
+/// How far above what the application can work on the level lies: the probe then lies just below.
+const HEADROOM: f64 = 1.25;
+/// Measurements are off by so many standard deviations in all: it has changed. By chance this
+/// happens once in a hundred probes.
+const SURPRISE: f64 = 3.5;
+/// One of so many probes tries twice as much, and one of so many half.
+const UPWARDS: u32 = 10;
+const HALVES: u32 = 30;
+/// With less than this part of the throughput, half of the level was not enough after all.
+const REGRET: f64 = 0.88;
+/// A ceiling holds for so many probes.
+const CEILING: u32 = 40;
+/// The level goes down only after so many completions without a pause in saturation: a gate that is
+/// full now and then is not overloaded, and is full just when the application happens to be slow.
+const PERSISTENT: u32 = 250;
+
+/// The level for an application that can work on so many at once. The part of a place more keeps
+/// the probe of a small level from being rounded to far below.
+fn with_headroom(useful: f64) -> f64 {
+    HEADROOM * useful + 0.75
+}
+
+impl Auto {
+    /// Compares the level with what was measured below it just before, and chooses the next probe.
+    pub(super) fn judge_level(&mut self, window: Window) -> Arm {
+        self.seen.throughput = window.rate();
+        self.seen.latency = Duration::from_secs_f64(self.service);
+        let level = window.close();
+        if let Some(below) = self.below.take()
+            && let Some(elasticity) = below.elasticity(&level, &self.lanes)
+        {
+            self.report(elasticity, &below);
+            self.correct(&below, &level, elasticity);
+            self.make_room(&below, &level);
+        }
+        if let Some((before, measured)) = self.before.take()
+            && level.throughput(&self.lanes) < REGRET * measured.throughput(&self.lanes)
+        {
+            self.jump_to(before);
+            return Arm::Level;
+        }
+        self.at_level = Some(level);
+        self.next_probe()
+    }
+
+    /// Moves the level towards what was measured, as far as that is more certain than the level
+    /// (a Kalman filter of one number).
+    fn correct(&mut self, below: &Measured, level: &Measured, elasticity: f64) {
+        // What requests wait inside the application makes their times alike, and not throughput.
+        let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
+        let variation = (self.variation * stretch.powi(2)).clamp(0.15, 4.0);
+        let evidence = |window: &Measured| 1.0 / window.effective(&self.lanes).max(1.0);
+        let noise = variation * (evidence(below) + evidence(level));
+        self.doubt += DRIFT.powi(2);
+        let off = with_headroom(below.useful(level, &self.lanes)) / self.level - 1.0;
+        let surprise = off / (self.doubt + noise).sqrt();
+        self.rising = (self.rising + surprise - 0.5).max(0.0);
+        self.falling = (self.falling - surprise - 0.5).max(0.0);
+        let gain = self.doubt / (self.doubt + noise);
+        self.doubt *= 1.0 - gain;
+        if off > 0.0 || self.overloaded {
+            self.move_to(self.level * (1.0 + gain * off));
+        }
+        let scales = elasticity > 0.8 && off > 1.3 * noise.sqrt();
+        if (self.rising > SURPRISE || scales) && self.ceiling_for == 0 {
+            (self.rising, self.search) = (0.0, Some(Search::Up));
+        } else if self.falling > SURPRISE {
+            (self.falling, self.search) = (0.0, Some(Search::Down));
+        }
+    }
+
+    /// Where the short requests of one lane queue up inside the application behind the long ones of
+    /// another, nothing that waits there can be put in order: the level stays below for a while.
+    fn make_room(&mut self, below: &Measured, level: &Measured) {
+        self.ceiling_for = self.ceiling_for.saturating_sub(1);
+        if below.crowds_out(level) {
+            self.ceiling = (level.in_flight - 1.0).max(below.in_flight);
+            self.ceiling_for = CEILING;
+            self.jump_to(below.in_flight);
+        }
+        if self.ceiling_for > 0 && self.level > self.ceiling {
+            self.move_to(self.ceiling);
+        }
+    }
+
+    /// Three quarters, most of the time; in between twice as much, and half.
+    fn next_probe(&mut self) -> Arm {
+        if matches!(self.search, Some(Search::Any | Search::Up)) {
+            return Arm::Up;
+        }
+        if self.search.is_none() {
+            self.probes += 1;
+            if self.probes.is_multiple_of(UPWARDS) {
+                return Arm::Up;
+            }
+            let halve = self.suspect || self.probes % HALVES == HALVES / 2;
+            if halve && self.spell >= PERSISTENT {
+                self.search = Some(Search::Down);
+            }
+        }
+        match (self.overloaded, self.can_go_down()) {
+            // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
+            (false, _) => {
+                self.search = None;
+                if self.probes.is_multiple_of(2) { Arm::Up } else { Arm::Level }
+            }
+            (true, false) => Arm::Up,
+            (true, true) => Arm::Down,
+        }
+    }
+
+    /// With fewer in flight: did throughput fall with them?
+    pub(super) fn judge_down(&mut self, below: Measured, level: Measured) -> Arm {
+        if self.search.is_none() {
+            // Judged beside the level that comes next: one that was full before the probe was
+            // perhaps full because the application happened to be slow.
+            self.below = Some(below);
+            return Arm::Level;
+        }
+        let elasticity = below.elasticity(&level, &self.lanes).unwrap_or(1.0);
+        self.report(elasticity, &below);
+        let low = elasticity < 0.3;
+        // A level that had proven itself is given up on a second look only.
+        let doubted = low && !self.suspect && self.probes > 0;
+        self.suspect = doubted;
+        if low && !doubted {
+            // The knee lies below: look there at once, from what has just been measured.
+            if self.probes > 0 && self.before.is_none() {
+                self.before = Some((self.level, level));
+            }
+            self.jump_to(below.in_flight);
+            self.at_level = Some(below);
+            if self.can_go_down() {
+                return Arm::Down;
+            }
+        } else if elasticity < 0.7 && self.probes == 0 {
+            self.jump_to(with_headroom(below.useful(&level, &self.lanes)));
+        }
+        self.search = None;
+        Arm::Level
+    }
+
+    /// With twice as many in flight: did throughput rise with them?
+    pub(super) fn judge_up(&mut self, above: Measured, level: Measured) -> Arm {
+        let filled = above.in_flight >= SATURATED * f64::from(self.limit);
+        let elasticity = level.elasticity(&above, &self.lanes);
+        let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
+        let search = self.search.take();
+        let crowds_out = level.crowds_out(&above);
+        if let Some(elasticity) = elasticity.filter(|part| *part > 0.45 && !crowds_out) {
+            self.report(elasticity, &level);
+            if elasticity < 0.8 {
+                self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
+            } else {
+                self.jump_to(above.in_flight);
+                if filled && self.limit_of(self.level) < self.limits.max {
+                    (self.at_level, self.search) = (Some(above), Some(Search::Up));
+                    return Arm::Up;
+                }
+            }
+        } else if !filled && elasticity.is_none_or(|part| part > 0.3) && !crowds_out {
+            // All who came found a place.
+            self.move_to(with_headroom(above.in_flight).max(self.level));
+        } else if search == Some(Search::Any) && overloaded {
+            if !self.overloaded {
+                self.search = search;
+                return Arm::Level;
+            }
+            self.search = Some(Search::Down);
+            if self.can_go_down() {
+                self.at_level = Some(level);
+                return Arm::Down;
+            }
+        }
+        self.search = None;
+        Arm::Level
+    }
+}
