@@ -32,7 +32,8 @@ Examples:
   tidegate simulate -c old.toml --compare new.toml --rate 1200/s --html page.html
   tidegate simulate --suite config/scenarios --seeds 20 --limit auto")]
 pub struct SimulateArgs {
-    /// The configuration whose limits are tried [default: those of a user who says nothing]
+    /// The configuration whose limits are tried [default: the defaults, with
+    /// max_in_flight = "auto"]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// A scenario file: an application and its clients
@@ -60,7 +61,8 @@ pub struct SimulateArgs {
     /// How often a client tries again [default: 0]
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
-    /// How many requests are let in at once: a number or auto
+    /// How many requests are let in at once: a number or auto [default: what the configuration
+    /// says; without one auto]
     #[arg(long, value_name = "N")]
     max_in_flight: Option<String>,
     /// Who sets the limit: auto, fixed, aimd, gradient, gradient2; or none, for no gate at all

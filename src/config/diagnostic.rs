@@ -111,6 +111,8 @@ codes! {
     ReservedTooLarge = Error "reserved-too-large",
     /// Fewer connections than requests in flight.
     HiddenQueue = Error "hidden-queue",
+    /// The budget is not set.
+    SlotsAssumed = Warning "slots-assumed",
     /// A route that takes all that `default` would, and perhaps should not.
     CatchAllRoute = Warning "catch-all-route",
     /// A cap that the budget never lets a route reach.
@@ -129,7 +131,7 @@ codes! {
     StaleConnections = Warning "stale-connections",
     /// Client connections closed before a load balancer expects it.
     ShortKeepAlive = Warning "short-keep-alive",
-    /// Bounds of `max_in_flight = "auto"` where it is a number.
+    /// Bounds of `max_in_flight = "auto"` where it is something else.
     AutoWithoutEffect = Warning "auto-without-effect",
     /// A field that counts from trusted proxies only, and there are none.
     NeverTrusted = Warning "never-trusted",

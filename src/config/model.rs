@@ -133,7 +133,7 @@ pub struct Upstream {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// Requests in flight at once over all routes that share the budget. Default auto.
+    /// Requests in flight at once over all routes that share the budget. Default 16.
     pub max_in_flight: Budget,
     /// The least part of the grants that each class that waits gets, in percent, 0 to 12. Default
     /// 5.

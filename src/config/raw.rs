@@ -104,10 +104,10 @@ table! {
         /// path.
         url: Target,
         /// Requests that the application works on at once, over all routes; the others wait in the
-        /// queue of their route. "auto" finds the number by watching the application; a number, 1
-        /// to 100000, is for those who know theirs. Default "auto". Streams and exempt routes come
-        /// on top.
-        max_in_flight: Budget = "auto",
+        /// queue of their route. 1 to 100000, what it works on in parallel; or "auto", to have the
+        /// number found by watching the application. Default 16, with a warning. Streams and exempt
+        /// routes come on top.
+        max_in_flight: Budget = "16",
         /// What `max_in_flight = "auto"` never goes below. Default 2, or one more than the routes
         /// reserve; 1 to 100000. At most `auto_max`, and more than what routes reserve.
         auto_min: Int<1, 100_000> = "2",

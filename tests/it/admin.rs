@@ -66,7 +66,8 @@ async fn the_status_has_these_members() {
     let app = App::start().await;
     let tide = Tide::before(
         app.address,
-        "[upstream]\nauto_min = 4\n[[route]]\nname = \"one\"\nmatch = { path = \"/one\" }\n\
+        "[upstream]\nmax_in_flight = \"auto\"\nauto_min = 4\n\
+         [[route]]\nname = \"one\"\nmatch = { path = \"/one\" }\n\
          class = 6\norder = \"lifo\"\nenforce = false\n\
          [[route]]\nname = \"health\"\nmatch = { path = \"/h\" }\nadmission = \"exempt\"\n",
     );

@@ -81,7 +81,7 @@ fn auto_bounds(draft: &Draft, index: usize, cx: &mut Context<'_>) {
                 ("max_upstream_latency", raw.max_upstream_latency.place()),
             ];
             for (key, place) in bounds.into_iter().filter(|(_, place)| place.is_written()) {
-                let message = format!("`{key}` has no effect where `max_in_flight` is a number");
+                let message = format!("`{key}` has no effect unless `max_in_flight` is \"auto\"");
                 cx.report(Code::AutoWithoutEffect, place, message, "never used")
                     .at(raw.max_in_flight.place(), format!("always {slots}"))
                     .help("remove it, or write max_in_flight = \"auto\"");
