@@ -343,7 +343,15 @@ mod tests {
     use super::*;
 
     fn bar(min: Option<f64>, max: Option<f64>) -> Bar {
-        Bar { figure: Figure::Goodput, group: None, window: None, min, max, implied: false }
+        Bar {
+            figure: Figure::Goodput,
+            group: None,
+            window: None,
+            min,
+            max,
+            open: false,
+            implied: false,
+        }
     }
 
     #[test]
