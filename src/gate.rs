@@ -107,7 +107,7 @@ pub struct Gate {
     deadlines: Heap<Time>,
     actions: List,
     rejected_class: [u64; Class::COUNT],
-    /// All of them, for want of slots.
+    /// All of them in lanes of the budget.
     turned_away: u64,
     draining: bool,
     paused: bool,

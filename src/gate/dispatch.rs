@@ -123,11 +123,19 @@ impl Gate {
     pub(super) fn evict(&mut self, index: u32, reason: RejectReason) {
         self.leave_queue(index);
         let waiter = self.waiters.get(index);
-        self.rejected_class[usize::from(waiter.class)] += 1;
-        self.turned_away += 1;
-        self.lanes[waiter.lane as usize].band(usize::from(waiter.class)).note_failure();
-        let rejection = self.lanes[waiter.lane as usize].reject(self.now, reason);
+        let (lane, class) = (waiter.lane, usize::from(waiter.class));
+        self.count_rejection(lane, class);
+        let here = &mut self.lanes[lane as usize];
+        here.band(class).note_failure();
+        let rejection = here.reject(self.now, reason);
         self.resolve(index, State::Refused(rejection));
+    }
+
+    pub(super) fn count_rejection(&mut self, lane: u32, class: usize) {
+        self.rejected_class[class] += 1;
+        // Those beside the budget say nothing about its limit.
+        let inside = self.lanes[lane as usize].limits.kind == LaneKind::Budget;
+        self.turned_away += u64::from(inside);
     }
 
     pub(super) fn leave_queue(&mut self, index: u32) {

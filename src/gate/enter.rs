@@ -46,8 +46,7 @@ impl Gate {
     }
 
     fn turn_away(&mut self, arrival: &Arrival, reason: RejectReason) -> Verdict {
-        self.rejected_class[arrival.class.index()] += 1;
-        self.turned_away += 1;
+        self.count_rejection(arrival.lane as u32, arrival.class.index());
         Verdict::Rejected(self.lanes[arrival.lane].reject(self.now, reason))
     }
 
