@@ -345,7 +345,7 @@ impl Auto {
     fn probe_below(&self) -> u32 {
         let level = self.limit_of(self.level);
         let part = if self.search.is_some() || self.is_unsure() { 0.5 } else { PROBE };
-        let below = (f64::from(level) * part) as u32;
+        let below = (f64::from(level) * part).round() as u32;
         below.min(level.saturating_sub(1)).max(self.limits.min)
     }
 

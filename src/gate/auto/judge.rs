@@ -24,7 +24,7 @@ const PERSISTENT: u32 = 250;
 /// The level for an application that can work on so many at once. The part of a place more keeps
 /// the probe of a small level from being rounded to far below.
 fn with_headroom(useful: f64) -> f64 {
-    HEADROOM * useful + 0.75
+    HEADROOM * useful + 0.5
 }
 
 impl Auto {
