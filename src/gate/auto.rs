@@ -98,6 +98,8 @@ pub(super) struct Auto {
     overloaded: bool,
     /// Since the search at the beginning.
     probes: u32,
+    /// Probes upwards in a row that brought nothing.
+    futile: u32,
     /// The level stays below this for so many probes.
     ceiling: f64,
     ceiling_for: u32,
@@ -173,6 +175,7 @@ impl Auto {
             turned_away: 0,
             overloaded: false,
             probes: 0,
+            futile: 0,
             ceiling: 0.0,
             ceiling_for: 0,
             in_vain: 0,

@@ -109,7 +109,9 @@ impl Auto {
             // What the queue absorbs needs no lower limit, and nothing is cut to look for one.
             (false, _) => {
                 self.search = None;
-                if self.probes.is_multiple_of(2) { Arm::Up } else { Arm::Level }
+                // Less and less often, if it brings nothing.
+                let every = 2 << self.futile.min(3);
+                if self.probes.is_multiple_of(every) { Arm::Up } else { Arm::Level }
             }
             (true, false) => Arm::Up,
             (true, true) => Arm::Down,
@@ -153,9 +155,11 @@ impl Auto {
         let elasticity = level.elasticity(&above, &self.lanes);
         let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
         let search = self.search.take();
+        self.futile = self.futile.saturating_add(1);
         let crowds_out = level.crowds_out(&above);
         if let Some(elasticity) = elasticity.filter(|part| *part > 0.45 && !crowds_out) {
             self.report(elasticity, &level);
+            self.futile = 0;
             if elasticity < 0.8 {
                 self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
             } else {
@@ -167,6 +171,7 @@ impl Auto {
             }
         } else if !filled && elasticity.is_none_or(|part| part > 0.3) && !crowds_out {
             // All who came found a place.
+            self.futile = 0;
             self.move_to(with_headroom(above.in_flight).max(self.level));
         } else if search == Some(Search::Any) && overloaded {
             if !self.overloaded {
