@@ -215,10 +215,10 @@ impl Drop for Relay {
         let Some(open) = self.open.take() else { return };
         let Open { incoming, mut lease, mut exchange, upload, finish } = open;
         exchange.aborted(AbortStage::ResponseBody);
-        lease.held_mut().note(Outcome::Unknown);
         let whole = upload.is_none_or(|upload| upload.state() == UploadState::Whole);
-        if let Some(finish) = finish.filter(|_| whole) {
-            spawn_rest(incoming, lease, finish);
+        match finish.filter(|_| whole) {
+            Some(finish) => spawn_rest(incoming, lease, finish),
+            None => lease.held_mut().note(Outcome::Unknown),
         }
     }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::forward::Answer;
+use super::outcome;
 use crate::admission::Permit;
 use crate::upstream::Lease;
 
@@ -28,14 +29,27 @@ pub(super) struct Finish {
     pub(super) response_timeout: Option<Duration>,
     /// The longest silence within the response body.
     pub(super) idle_body_timeout: Option<Duration>,
+    /// Whether the gate learns from how it ends.
+    pub(super) learns: bool,
 }
 
-/// Waits for the response of an exchange whose client is gone.
-pub(super) fn spawn_whole(answer: Answer, lease: Lease<Permit>, finish: Finish) {
+/// Waits for the response of an exchange whose client is gone. It went to the application at
+/// `begun`; that it is answered says as much of the application as any answer does.
+pub(super) fn spawn_whole(
+    answer: Answer,
+    mut lease: Lease<Permit>,
+    finish: Finish,
+    begun: Instant,
+) {
     tokio::spawn(async move {
         if let Some(Ok(response)) =
             within(finish.response_timeout.map(|limit| limit * PATIENCE), answer).await
         {
+            if finish.learns {
+                let (status, headers) = (response.status(), response.headers());
+                let outcome = outcome::answered(status, headers, begun.elapsed(), false);
+                lease.held_mut().note(outcome);
+            }
             rest(response.into_body(), lease, finish).await;
         }
         // Else the lease is dropped: the connection closes, and the slot comes back with it.

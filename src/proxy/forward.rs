@@ -53,6 +53,7 @@ struct InFlight {
     open: Option<(Answer, Lease<Permit>)>,
     upload: Option<Arc<Upload>>,
     finish: Option<Finish>,
+    begun: Instant,
 }
 
 /// Why an attempt brought no response.
@@ -83,7 +84,8 @@ pub(super) async fn forward(
         Ok((mut response, mut lease)) => {
             let (status, lag) = (response.status(), proxy.lag(client.worker));
             let service_time = exchange.answered(status.as_u16());
-            let outcome = outcome::answered(status, response.headers(), service_time, lag);
+            let spoilt = lag.spoils(service_time);
+            let outcome = outcome::answered(status, response.headers(), service_time, spoilt);
             plan.note(lease.held_mut(), outcome);
             if upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Whole) {
                 // What the client still sends, or not (`Expect`), cannot be told from a next
@@ -235,10 +237,15 @@ async fn attempt(
     may_retry: bool,
 ) -> Result<(Response<Incoming>, Lease<Permit>), Failure> {
     let answer: Answer = Box::pin(lease.send(*request));
-    let mut in_flight =
-        InFlight { open: Some((answer, lease)), upload: upload.clone(), finish: plan.finish };
+    let mut in_flight = InFlight {
+        open: Some((answer, lease)),
+        upload: upload.clone(),
+        finish: plan.finish,
+        begun: Instant::now(),
+    };
     let Some(answered) = in_flight.answer(plan.response_timeout).await else {
         in_flight.note(plan, Outcome::TimedOut);
+        in_flight.finish = in_flight.finish.map(|finish| Finish { learns: false, ..finish });
         // Dropped here: cancelled, or finished without its client.
         return Err(Failure::Final(UpstreamError::HttpResponseTimeout));
     };
@@ -336,7 +343,7 @@ impl Drop for InFlight {
         let upload = self.upload.as_ref();
         let whole = upload.is_none_or(|upload| upload.state() == UploadState::Whole);
         if let Some(finish) = self.finish.filter(|_| whole) {
-            spawn_whole(answer, lease, finish);
+            spawn_whole(answer, lease, finish, self.begun);
         }
     }
 }

@@ -9,21 +9,21 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
 use super::body::UploadState;
-use super::lag::Lag;
 use crate::gate::Outcome;
 use crate::upstream::UpstreamError;
 
-/// The application answered, so long after the grant.
+/// The application answered, so long after the grant; `spoilt`: the worker was late, which makes
+/// the time say little of the application.
 pub(super) fn answered(
     status: StatusCode,
     headers: &HeaderMap,
     service_time: Duration,
-    lag: &Lag,
+    spoilt: bool,
 ) -> Outcome {
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Outcome::Overloaded,
         StatusCode::SWITCHING_PROTOCOLS => Outcome::Unknown,
-        _ if is_event_stream(headers) || lag.spoils(service_time) => Outcome::Unknown,
+        _ if spoilt || is_event_stream(headers) => Outcome::Unknown,
         _ => Outcome::Answered(service_time),
     }
 }
@@ -52,6 +52,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::lag::Lag;
     use http::HeaderValue;
 
     #[tokio::test(start_paused = true)]
@@ -59,7 +60,7 @@ mod tests {
         let (lag, time) = (Lag::new(), Duration::from_millis(10));
         let of = |status: u16, kind: &'static str| {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            answered(StatusCode::from_u16(status).unwrap(), &headers, time, &lag)
+            answered(StatusCode::from_u16(status).unwrap(), &headers, time, lag.spoils(time))
         };
         for status in [200, 204, 304, 404, 500, 502] {
             assert_eq!(of(status, "text/html"), Outcome::Answered(time), "{status}");

@@ -124,16 +124,18 @@ pub(super) fn upstream_reading(gate: &Snapshot, up: bool, connections: u64) -> U
 
 impl Plan {
     pub(super) fn new(route: &Route, lane: Option<usize>) -> Plan {
+        let learns = route.admission == AdmissionMode::Queue && route.kind == RouteKind::Request;
         let finish = Finish {
             response_timeout: route.response_timeout,
             idle_body_timeout: route.idle_body_timeout,
+            learns,
         };
         Plan {
             name: route.name.clone(),
             backend: route.upstream,
             lane,
             marks: (route.admission == AdmissionMode::Queue).then(|| Marks::new(route)),
-            learns: route.admission == AdmissionMode::Queue && route.kind == RouteKind::Request,
+            learns,
             response_timeout: route.response_timeout,
             idle_body_timeout: route.idle_body_timeout,
             finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),

@@ -81,6 +81,29 @@ async fn the_service_time_is_learnt_from_ordinary_answers_alone() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_finished_without_its_client_counts_as_any() {
+    let app = App::start().await;
+    let finish = "[upstream]\nmax_in_flight = 4\n[defaults]\non_client_abort = \"finish\"\n";
+    let tide = Tide::before(app.address, finish);
+    let mut kept = None;
+    for gone in 1..=16 {
+        let mut client = tide.client().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut conn = match kept.take() {
+            Some(conn) => conn,
+            None => app.accept().await,
+        };
+        conn.head().await;
+        drop(client);
+        tide.until("the client has left", |m| m.aborts("upstream") == f64::from(gone)).await;
+        conn.send(OK).await;
+        tide.until("the slot is back", |m| m.sum("tidegate_in_flight", &[]) == 0.0).await;
+        kept = Some(conn);
+    }
+    assert!(tide.service_p50().await.is_some(), "sixteen answers are enough");
+}
+
+#[tokio::test]
 async fn an_application_that_says_it_is_overloaded_gets_less() {
     let app = Always::start(Duration::from_millis(1), &[OK, OK, OK, OK, SAD]).await;
     let tide = Tide::before(app.address, "[upstream]\nmax_in_flight = \"auto\"\n");
