@@ -10,7 +10,7 @@ mod connection;
 mod error;
 mod pool;
 
-pub use connect::{Connect, Connecting, Stream, TcpConnector};
+pub use connect::{Connect, Connected, Connecting, Protocol, Stream, TcpConnector};
 pub use connection::{Lease, RequestBody};
 pub use error::UpstreamError;
 pub use pool::{Pool, PoolLimits};

@@ -15,14 +15,44 @@ use super::UpstreamError;
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1: one exchange at a time.
+    Http1,
+    /// HTTP/2: many exchanges at once.
+    Http2,
+}
+
+/// An open connection, on which nothing has been said yet.
+pub struct Connected {
+    /// Its bytes.
+    pub stream: Box<dyn Stream>,
+    /// What both ends agreed on.
+    pub protocol: Protocol,
+    /// The address that was connected to, if it has one.
+    pub address: Option<SocketAddr>,
+}
+
 /// The future of [`Connect::connect`].
 pub type Connecting<'a> =
-    Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, UpstreamError>> + Send + 'a>>;
+    Pin<Box<dyn Future<Output = Result<Connected, UpstreamError>> + Send + 'a>>;
 
 /// Opens connections. Tests bring their own.
 pub trait Connect: Send + Sync + 'static {
-    /// Opens one connection. The caller bounds the time.
-    fn connect(&self) -> Connecting<'_>;
+    /// Opens one connection, which speaks `only` this, if it is given. The caller bounds the time.
+    fn connect(&self, only: Option<Protocol>) -> Connecting<'_>;
+
+    /// What a connection speaks if the caller does not mind; `None`: only the other end can tell
+    /// (ALPN).
+    fn protocol(&self) -> Option<Protocol>;
+
+    /// Whether the application is still at the address; a connection to one that it has left is not
+    /// used again.
+    fn is_current(&self, address: SocketAddr) -> bool {
+        let _ = address;
+        true
+    }
 }
 
 /// Plain TCP. The name is resolved for each connection, so that a new address is used from the next
@@ -42,12 +72,12 @@ impl TcpConnector {
         TcpConnector { host: host.to_owned(), port }
     }
 
-    async fn open(&self) -> Result<TcpStream, UpstreamError> {
+    async fn open(&self) -> Result<(TcpStream, SocketAddr), UpstreamError> {
         let addresses = lookup_host((self.host.as_str(), self.port)).await;
         let mut failed = UpstreamError::DnsError;
         for address in addresses.map_err(|_| UpstreamError::DnsError)? {
             match open_one(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => return Ok((stream, address)),
                 Err(error) => failed = UpstreamError::connecting(&error),
             }
         }
@@ -56,11 +86,16 @@ impl TcpConnector {
 }
 
 impl Connect for TcpConnector {
-    fn connect(&self) -> Connecting<'_> {
+    fn connect(&self, _: Option<Protocol>) -> Connecting<'_> {
         Box::pin(async {
-            let stream = self.open().await?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+            let (stream, address) = self.open().await?;
+            let address = Some(address);
+            Ok(Connected { stream: Box::new(stream), protocol: Protocol::Http1, address })
         })
+    }
+
+    fn protocol(&self) -> Option<Protocol> {
+        Some(Protocol::Http1)
     }
 }
 

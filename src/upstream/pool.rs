@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::UpstreamError;
-use super::connect::Connect;
+use super::connect::{Connect, Protocol};
 use super::connection::{Idle, Lease};
 
 /// All connections to one upstream. `H` is what a [`Lease`] holds until the application is done.
@@ -136,8 +136,8 @@ impl<H: Send + 'static> Pool<H> {
             let mut changed = pin!(self.count.changed.notified());
             changed.as_mut().enable();
             if let Some(token) = Token::take(&self.count, self.limits.max_connections) {
-                let stream = self.connector.connect().await?;
-                let idle = Idle::start(stream, token).await;
+                let connected = self.connector.connect(Some(Protocol::Http1)).await?;
+                let idle = Idle::start(connected.stream, token).await;
                 return Ok((idle.map_err(|error| UpstreamError::exchanging(&error))?, false));
             }
             let others = (1..=self.shards.len()).map(|step| (shard + step) % self.shards.len());

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tidegate::upstream::{Connect, Connecting, Stream};
+use tidegate::upstream::{Connect, Connected, Connecting, Protocol};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -202,14 +202,19 @@ struct Counting {
 }
 
 impl Connect for Counting {
-    fn connect(&self) -> Connecting<'_> {
+    fn connect(&self, _: Option<Protocol>) -> Connecting<'_> {
         Box::pin(async {
             let stream = TcpStream::connect(self.application).await.expect("it listens");
             let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(open, Ordering::SeqCst);
             let open = Arc::clone(&self.open);
-            Ok(Box::new(SlowToClose { stream, open }) as Box<dyn Stream>)
+            let stream = Box::new(SlowToClose { stream, open });
+            Ok(Connected { stream, protocol: Protocol::Http1, address: None })
         })
+    }
+
+    fn protocol(&self) -> Option<Protocol> {
+        Some(Protocol::Http1)
     }
 }
 
