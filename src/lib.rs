@@ -17,6 +17,7 @@
 //! leaves: gate            the decision core: no clock, no I/O, no runtime
 //!         config          TOML -> a validated Config, with diagnostics
 //!         telemetry       metric families, logs
+//!         net             a socket, of TCP or of Unix
 //!         timer           one timer for deadlines that move
 //! ```
 //!
@@ -37,6 +38,7 @@ pub mod admission;
 pub mod commands;
 pub mod config;
 pub mod gate;
+pub mod net;
 pub mod proxy;
 pub mod server;
 pub mod sidecar;

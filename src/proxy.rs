@@ -19,9 +19,9 @@
 //! - Interim responses other than 100 are not relayed.
 //! - A response whose body breaks off before any of it was sent closes the connection without an
 //!   answer.
-//! - The preface of HTTP/2 closes the connection without an answer.
 
 mod arrival;
+mod attempt;
 mod body;
 mod client;
 mod exchange;
@@ -34,9 +34,12 @@ mod lag;
 mod outcome;
 mod patience;
 mod plan;
+mod prepare;
 mod respond;
 pub mod route;
 mod screen;
+mod tunnel;
+mod upload;
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,11 +60,12 @@ use crate::telemetry::metrics::{Metrics, Reading};
 use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
 use arrival::Flows;
 use exchange::Exchange;
-use forward::{forward, prepare};
+use forward::forward;
 use forwarded::Forwarding;
 use lag::Lag;
 use patience::Patience;
 use plan::{Plan, denied_reading, route_reading, upstream_reading};
+use prepare::prepare;
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
@@ -71,6 +75,7 @@ pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
 pub use plan::{MAX_EXEMPT, lane_limits, limits};
 pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
+pub use tunnel::Tunnel;
 
 /// The client left: its connection is closed without an answer.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -94,6 +99,7 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Backend {
     authority: HeaderValue,
+    scheme: &'static str,
     admission: Arc<Admission>,
     pool: Arc<Pool<Permit>>,
     /// The last attempt to reach it succeeded.
@@ -129,6 +135,7 @@ impl Proxy {
             };
             Backend {
                 authority: authority(&upstream.host, upstream.port),
+                scheme: "http",
                 admission: Admission::new(&limits(upstream, lanes)),
                 pool: Pool::new(connect(upstream), config.server.workers, pool),
                 up: AtomicBool::new(true),
@@ -161,7 +168,6 @@ impl Proxy {
         client: Arc<Client>,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Gone> {
-        client.activity.enter(Phase::Busy);
         let has_body = !request.body().is_end_stream();
         let (route, target) = match screen(&request) {
             Ok(target) => (self.find(&request, &target), target),
@@ -180,7 +186,7 @@ impl Proxy {
         let Some(lane) = plan.lane else {
             return Ok(self.refuse(&client, exchange, Refusal::Denied, has_body));
         };
-        let (arrival, patience) = self.arrival(plan, lane, request.headers(), &client.peer);
+        let (arrival, patience) = self.arrival(plan, lane, request.headers(), client.peer());
         let permit = match self.admit(&client, plan, arrival, &mut exchange).await? {
             Ok(permit) => permit,
             Err(rejection) => {
@@ -190,8 +196,11 @@ impl Proxy {
             }
         };
         let mut outgoing = prepare(&self, plan, &client, request, target);
-        outgoing.shorten(plan, patience, exchange.queue_wait());
-        let forwarded = forward(&self, plan, &client, exchange, outgoing, permit);
+        let waited = exchange.queue_wait();
+        outgoing.shorten(plan, patience, waited);
+        let deadline =
+            patience.remaining().map(|left| Instant::now() + left.saturating_sub(waited));
+        let forwarded = forward(&self, plan, &client, exchange, outgoing, permit, deadline);
         tokio::select! {
             biased;
             () = client.gone() => Err(Gone),
@@ -220,7 +229,7 @@ impl Proxy {
     /// connection has answered it.
     pub fn unheard(&self, client: &Client, status: u16) {
         self.metrics.route(self.plans.len() - 1).request(status);
-        tracing::debug!(client = %client.peer.address(), status, "a request's head could not be read");
+        tracing::debug!(client = %client.peer().address(), status, "a request's head could not be read");
     }
 
     /// A worker's loop was so late, and looks at itself again at `due`.
@@ -324,10 +333,12 @@ impl Proxy {
         unread: bool,
     ) -> Response<ResponseBody> {
         let style = &self.plans[exchange.route()].reject;
-        if unread {
+        // A stream of HTTP/2 that nobody reads ends by itself; the connection goes on.
+        let close = unread && !client.activity.is_multiplexed();
+        if close {
             client.activity.leave_unread();
         }
-        let response = respond::refusal(refusal, style, unread);
+        let response = respond::refusal(refusal, style, close, exchange.is_grpc());
         exchange.sent(response.body().len());
         exchange.refused(response.status().as_u16());
         response.map(ResponseBody::whole)
@@ -368,6 +379,11 @@ impl fmt::Debug for Proxy {
 impl Backend {
     fn authority(&self) -> HeaderValue {
         self.authority.clone()
+    }
+
+    /// What its URLs begin with.
+    fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     fn pool(&self) -> &Arc<Pool<Permit>> {

@@ -7,6 +7,8 @@
 
 mod accept;
 mod connection;
+mod http1;
+mod http2;
 mod io;
 mod registry;
 mod worker;
@@ -16,7 +18,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
+use hyper::server::conn;
+use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -27,6 +30,9 @@ use worker::Worker;
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
+
+/// Requests at once on one connection of HTTP/2.
+const MAX_STREAMS: u32 = 100;
 
 /// The most file descriptors beside those of clients: connections that are being refused.
 pub const EXTRA_DESCRIPTORS: usize = accept::MAX_REFUSALS;
@@ -47,7 +53,8 @@ pub struct Server {
 struct Context {
     proxy: Arc<Proxy>,
     registry: Registry,
-    http1: http1::Builder,
+    http1: conn::http1::Builder,
+    http2: conn::http2::Builder<TokioExecutor>,
     max_head: usize,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -83,12 +90,13 @@ impl Server {
         listeners: Vec<TcpListener>,
         proxy: Arc<Proxy>,
     ) -> stdio::Result<Server> {
-        let mut http1 = http1::Builder::new();
+        let mut http1 = conn::http1::Builder::new();
         http1.half_close(false).max_buf_size(settings.max_header_bytes).header_read_timeout(None);
         let context = Arc::new(Context {
             proxy,
             registry: Registry::new(settings.max_connections),
             http1,
+            http2: http2::builder(MAX_STREAMS, settings.max_header_bytes),
             max_head: settings.max_header_bytes,
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,

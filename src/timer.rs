@@ -1,7 +1,8 @@
-//! A timer for deadlines that are moved far more often than they are met.
+//! Timers for deadlines that are moved far more often than they are met.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -10,6 +11,16 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// nothing.
 #[derive(Debug, Default)]
 pub struct LazyTimer(Option<Pin<Box<Sleep>>>);
+
+/// Fires when nothing has moved for a while. Costs nothing as long as something always does.
+#[derive(Debug)]
+pub struct IdleTimer {
+    limit: Option<Duration>,
+    timer: Option<Pin<Box<Sleep>>>,
+    moved: bool,
+}
+
+// === impl LazyTimer ===
 
 impl LazyTimer {
     /// Ready once `deadline` has passed.
@@ -30,11 +41,41 @@ impl LazyTimer {
     }
 }
 
+// === impl IdleTimer ===
+
+impl IdleTimer {
+    /// Fires after so long; `None`: never.
+    #[must_use]
+    pub fn new(limit: Option<Duration>) -> IdleTimer {
+        IdleTimer { limit, timer: None, moved: false }
+    }
+
+    /// Something moved: the silence starts anew.
+    pub fn progress(&mut self) {
+        self.moved = true;
+    }
+
+    /// Ready when the silence has lasted too long. Call it only when nothing can move.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(limit) = self.limit else { return Poll::Pending };
+        let timer = match &mut self.timer {
+            None => self.timer.insert(Box::pin(sleep_until(Instant::now() + limit))),
+            Some(timer) => {
+                if self.moved {
+                    timer.as_mut().reset(Instant::now() + limit);
+                }
+                timer
+            }
+        };
+        self.moved = false;
+        timer.as_mut().poll(context)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::future::poll_fn;
-    use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_that_moves_is_met_where_it_is() {

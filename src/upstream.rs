@@ -1,16 +1,19 @@
 //! Connections to the application: opening them, keeping them, lending them out for one exchange
 //! each.
 //!
-//! Knows HTTP/1.1 on the wire, nothing of routes, of admission or of the client. A [`Pool`] lends a
-//! [`Lease`]; what the lease holds (a permit) is given back when the application is done with the
-//! request, or its socket is closed. Read `pool`, then `connection`.
+//! Knows HTTP/1.1 and HTTP/2 on the wire, nothing of routes, of admission or of the client. A
+//! [`Pool`] lends a [`Lease`]; what the lease holds (a permit) is given back when the application
+//! is done with the request, or can know that nobody wants it any more. Read `pool`, then `lease`.
 
 mod connect;
-mod connection;
 mod error;
+mod http1;
+mod http2;
+mod lease;
 mod pool;
+mod watched;
 
 pub use connect::{Connect, Connected, Connecting, Protocol, Stream, TcpConnector};
-pub use connection::{Lease, RequestBody};
 pub use error::UpstreamError;
+pub use lease::{Answer, Lease, RequestBody};
 pub use pool::{Pool, PoolLimits};

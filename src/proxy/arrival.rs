@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn peer(address: &str) -> Peer {
-        Peer::new((address.parse::<IpAddr>().unwrap(), 1).into())
+        Peer::new((address.parse::<IpAddr>().unwrap(), 1).into(), false)
     }
 
     fn map(fields: &[(&'static str, &str)]) -> HeaderMap {

@@ -1,29 +1,26 @@
-//! Both bodies on their way through: streamed frame by frame, never collected.
+//! The body of a response on its way to the client: streamed frame by frame, never collected.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+use super::client::Client;
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_rest};
 use super::headers;
+use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
 use crate::telemetry::metrics::AbortStage;
+use crate::timer::IdleTimer;
 use crate::upstream::{Lease, UpstreamError};
-
-/// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
-const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The body of a response on its way to the client.
 #[derive(Debug)]
@@ -35,69 +32,38 @@ enum Kind {
     Whole(Option<Bytes>),
     /// Coming from the application.
     Relay(Box<Relay>),
+    /// The same, on a connection that watches over it.
+    Watched(Arc<Mutex<Relay>>),
 }
 
 /// The application's response while it passes. Holds the permit, within its lease, until the end.
 #[derive(Debug)]
-struct Relay {
+pub(super) struct Relay {
     /// `None` once the body ended or failed.
     open: Option<Open>,
     idle: IdleTimer,
+    /// How long the client may leave a part of the body untaken; `None`: for ever.
+    patience: Option<Duration>,
+    /// Of a watched relay: since when the client has not asked for more; `None`: it has.
+    untaken: Option<Instant>,
+    /// The client was given up.
+    given_up: bool,
 }
 
 /// What ends with the body.
 #[derive(Debug)]
-struct Open {
-    incoming: Incoming,
-    lease: Lease<Permit>,
-    exchange: Box<Exchange>,
-    upload: Option<Arc<Upload>>,
-    finish: Option<Finish>,
+pub(super) struct Open {
+    pub(super) incoming: Incoming,
+    pub(super) lease: Lease<Permit>,
+    pub(super) exchange: Box<Exchange>,
+    pub(super) upload: Option<Arc<Upload>>,
+    pub(super) finish: Option<Finish>,
 }
 
-/// The body of a request on its way to the application. It is not read before it is first polled.
-pub(super) struct UploadBody {
-    incoming: Incoming,
-    upload: Arc<Upload>,
-    idle: IdleTimer,
-    /// Holds the body back until the application has asked for it.
-    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-}
-
-/// How far a request's body has come; outlives the body, which hyper owns.
-#[derive(Debug)]
-pub(super) struct Upload {
-    origin: Instant,
-    bytes: AtomicU64,
-    /// Microseconds from `origin` to the last byte that moved.
-    progress: AtomicU64,
-    state: AtomicU8,
-    /// The application asked for the body.
-    wanted: Notify,
-    asked: AtomicBool,
-}
-
-/// What became of a request's body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum UploadState {
-    /// On its way.
-    Partial = 0,
-    /// Sent to its end.
-    Whole = 1,
-    /// The client broke off, or broke its framing.
-    Broken = 2,
-    /// The client fell silent.
-    Silent = 3,
-}
-
-/// Fires when nothing has moved for a while. Costs nothing as long as something always does.
-#[derive(Debug)]
-pub(super) struct IdleTimer {
-    limit: Option<Duration>,
-    timer: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-}
+/// The watched relays of one connection. Flow control stops a single stream of HTTP/2, and hyper
+/// then does not ask its body for more: nothing but a look from outside can end it.
+#[derive(Debug, Default)]
+pub(super) struct Stalls(Mutex<Vec<Weak<Mutex<Relay>>>>);
 
 // === impl ResponseBody ===
 
@@ -107,21 +73,27 @@ impl ResponseBody {
         ResponseBody(Kind::Whole((!bytes.is_empty()).then_some(bytes)))
     }
 
-    /// The rest of an exchange: the body of the application's response.
+    /// The rest of an exchange: the body of the application's response. `idle` bounds the silence
+    /// of the application, `patience` that of the client.
     pub(super) fn relay(
-        incoming: Incoming,
-        lease: Lease<Permit>,
-        exchange: Box<Exchange>,
-        upload: Option<Arc<Upload>>,
-        finish: Option<Finish>,
+        open: Open,
+        client: &Client,
         idle: Option<Duration>,
+        patience: Option<Duration>,
     ) -> ResponseBody {
-        let ended = incoming.is_end_stream();
-        let open = Some(Open { incoming, lease, exchange, upload, finish });
-        let mut relay = Relay { open, idle: IdleTimer::new(idle) };
+        let ended = open.incoming.is_end_stream();
+        let open = Some(open);
+        let idle = IdleTimer::new(idle);
+        let mut relay = Relay { open, idle, patience, untaken: None, given_up: false };
         if ended {
             relay.end();
             return ResponseBody(Kind::Whole(None));
+        }
+        if client.activity.is_multiplexed() {
+            relay.untaken = Some(Instant::now());
+            let relay = Arc::new(Mutex::new(relay));
+            client.stalls.watch(&relay);
+            return ResponseBody(Kind::Watched(relay));
         }
         ResponseBody(Kind::Relay(Box::new(relay)))
     }
@@ -138,13 +110,15 @@ impl Body for ResponseBody {
         match &mut self.0 {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Relay(relay) => relay.poll_frame(context),
+            Kind::Watched(relay) => lock(relay).poll_watched(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(bytes) => bytes.is_none(),
-            Kind::Relay(relay) => relay.open.is_none(),
+            Kind::Relay(relay) => relay.is_end_stream(),
+            Kind::Watched(relay) => lock(relay).is_end_stream(),
         }
     }
 
@@ -153,17 +127,53 @@ impl Body for ResponseBody {
             Kind::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
-            Kind::Relay(relay) => match &relay.open {
-                Some(open) => open.incoming.size_hint(),
-                None => SizeHint::with_exact(0),
-            },
+            Kind::Relay(relay) => relay.size_hint(),
+            Kind::Watched(relay) => lock(relay).size_hint(),
         }
     }
 }
 
 // === impl Relay ===
 
+fn lock(relay: &Mutex<Relay>) -> MutexGuard<'_, Relay> {
+    relay.lock().expect("nothing panics while it holds the lock")
+}
+
 impl Relay {
+    fn is_end_stream(&self) -> bool {
+        self.open.is_none() && !self.given_up
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.open {
+            Some(open) => open.incoming.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+
+    /// Notes when the client asks for more, and when it has got it.
+    fn poll_watched(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.given_up {
+            let error = io::Error::other("the client did not take the response in time");
+            return Poll::Ready(Some(Err(error)));
+        }
+        let polled = self.poll_frame(context);
+        self.untaken = polled.is_ready().then(Instant::now);
+        polled
+    }
+
+    /// Lets go of everything if the client has not asked for more for too long.
+    fn give_up(&mut self, now: Instant) {
+        let Some((untaken, patience)) = self.untaken.zip(self.patience) else { return };
+        if now.saturating_duration_since(untaken) >= patience && self.open.is_some() {
+            self.given_up = true;
+            self.leave();
+        }
+    }
+
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
         match Pin::new(&mut open.incoming).poll_frame(context) {
@@ -207,11 +217,9 @@ impl Relay {
         }
         io::Error::other(format!("the upstream's response {how}"))
     }
-}
 
-impl Drop for Relay {
     /// The client left, or cannot be written to.
-    fn drop(&mut self) {
+    fn leave(&mut self) {
         let Some(open) = self.open.take() else { return };
         let Open { incoming, mut lease, mut exchange, upload, finish } = open;
         exchange.aborted(AbortStage::ResponseBody);
@@ -223,174 +231,45 @@ impl Drop for Relay {
     }
 }
 
-// === impl UploadBody ===
-
-impl UploadBody {
-    /// `held`: wait for the application's 100 before reading.
-    pub(super) fn new(
-        incoming: Incoming,
-        upload: &Arc<Upload>,
-        idle: Option<Duration>,
-        held: bool,
-    ) -> UploadBody {
-        let wanted = Arc::clone(upload);
-        let wait = async move {
-            let _ = tokio::time::timeout(CONTINUE_TIMEOUT, wanted.wait_until_asked()).await;
-        };
-        UploadBody {
-            incoming,
-            upload: Arc::clone(upload),
-            idle: IdleTimer::new(idle),
-            held: held.then(|| Box::pin(wait) as Pin<Box<dyn Future<Output = ()> + Send>>),
-        }
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
-impl Body for UploadBody {
-    type Data = Bytes;
-    type Error = io::Error;
+// === impl Stalls ===
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let this = &mut *self;
-        if let Some(held) = &mut this.held {
-            ready!(held.as_mut().poll(context));
-            this.held = None;
-        }
-        match Pin::new(&mut this.incoming).poll_frame(context) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.idle.progress();
-                this.upload.moved(frame.data_ref().map_or(0, Bytes::len));
-                if is_last(&frame, &this.incoming) {
-                    this.upload.set(UploadState::Whole);
-                }
-                Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
-            }
-            Poll::Ready(None) => {
-                this.upload.set(UploadState::Whole);
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                this.upload.set(UploadState::Broken);
-                Poll::Ready(Some(Err(io::Error::other(error))))
-            }
-            Poll::Pending => {
-                ready!(this.idle.poll(context));
-                this.upload.set(UploadState::Silent);
-                Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
-            }
-        }
+impl Stalls {
+    fn watch(&self, relay: &Arc<Mutex<Relay>>) {
+        let mut relays = self.lock();
+        // No more than there are streams, which the connection bounds.
+        relays.retain(|relay| relay.strong_count() > 0);
+        relays.push(Arc::downgrade(relay));
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+    /// Lets go of what is held for responses that the client has not taken for too long.
+    pub(super) fn give_up(&self) {
+        let now = Instant::now();
+        let relays: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
+        relays.iter().for_each(|relay| lock(relay).give_up(now));
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-// === impl Upload ===
-
-impl Default for Upload {
-    fn default() -> Upload {
-        Upload {
-            origin: Instant::now(),
-            bytes: AtomicU64::new(0),
-            progress: AtomicU64::new(0),
-            state: AtomicU8::new(UploadState::Partial as u8),
-            wanted: Notify::new(),
-            asked: AtomicBool::new(false),
-        }
-    }
-}
-
-impl Upload {
-    /// When the last of the body moved.
-    pub(super) fn last_progress(&self) -> Instant {
-        self.origin + Duration::from_micros(self.progress.load(Ordering::Relaxed))
-    }
-
-    fn moved(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.progress.store(self.origin.elapsed().as_micros() as u64, Ordering::Relaxed);
-    }
-
-    /// What has become of the body.
-    pub(super) fn state(&self) -> UploadState {
-        match self.state.load(Ordering::Relaxed) {
-            0 => UploadState::Partial,
-            1 => UploadState::Whole,
-            2 => UploadState::Broken,
-            _ => UploadState::Silent,
-        }
-    }
-
-    /// Bytes read from the client.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// The application asks for the body (100 Continue).
-    pub(super) fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
-        self.wanted.notify_one();
-    }
-
-    async fn wait_until_asked(&self) {
-        while !self.asked.load(Ordering::Acquire) {
-            self.wanted.notified().await;
-        }
-    }
-
-    fn set(&self, state: UploadState) {
-        self.state.store(state as u8, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Mutex<Relay>>>> {
+        self.0.lock().expect("nothing panics while it holds the lock")
     }
 }
 
 /// Whether nothing comes after a frame. After trailers hyper does not ask again.
-fn is_last(frame: &Frame<Bytes>, incoming: &Incoming) -> bool {
+pub(super) fn is_last(frame: &Frame<Bytes>, incoming: &Incoming) -> bool {
     frame.is_trailers() || incoming.is_end_stream()
 }
 
-fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(super) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
             headers::trailers(&mut trailers);
             Frame::trailers(trailers)
         }
         Err(data) => data,
-    }
-}
-
-// === impl IdleTimer ===
-
-impl IdleTimer {
-    pub(super) fn new(limit: Option<Duration>) -> IdleTimer {
-        IdleTimer { limit, timer: None, moved: false }
-    }
-
-    /// Something moved: the silence starts anew.
-    pub(super) fn progress(&mut self) {
-        self.moved = true;
-    }
-
-    /// Ready when the silence has lasted too long. Call it only when nothing can move.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limit else { return Poll::Pending };
-        let timer = match &mut self.timer {
-            None => self.timer.insert(Box::pin(sleep_until(Instant::now() + limit))),
-            Some(timer) => {
-                if self.moved {
-                    timer.as_mut().reset(Instant::now() + limit);
-                }
-                timer
-            }
-        };
-        self.moved = false;
-        timer.as_mut().poll(context)
     }
 }

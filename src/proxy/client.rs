@@ -2,30 +2,34 @@
 //!
 //! hyper does not read the socket while a request's body is unread, so that it cannot see a client
 //! leave the queue in the middle of an upload. The socket is therefore shared: the waiting request
-//! watches it for its end, without reading.
+//! watches it for its end, without reading. On a connection of HTTP/2 hyper always reads, and drops
+//! a request whose stream was reset.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::body::Stalls;
 use super::forwarded::Peer;
+use super::tunnel::Tunnel;
+use crate::net::Socket;
 
 /// A client's connection, as its requests see it.
 #[derive(Debug)]
 pub struct Client {
     /// The socket; only its owner reads and writes it.
-    pub stream: Arc<TcpStream>,
-    /// The other end.
-    pub peer: Peer,
+    pub socket: Arc<Socket>,
     /// The worker that serves it.
     pub worker: usize,
     /// What the connection is doing.
     pub activity: Activity,
+    /// Responses on their way that a client may refuse to take; of HTTP/2 only.
+    pub(super) stalls: Stalls,
+    peer: OnceLock<Peer>,
+    tunnel: Mutex<Option<Tunnel>>,
 }
 
 /// What a connection is doing, shared between its socket, its requests and its timers.
@@ -45,6 +49,10 @@ pub struct Activity {
     /// The response broke off, and only a reset can tell.
     spoilt: AtomicBool,
     last: AtomicBool,
+    /// Requests that are being served.
+    open: AtomicU32,
+    /// Several at once: HTTP/2.
+    multiplexed: AtomicBool,
 }
 
 /// The phases of a connection.
@@ -62,36 +70,67 @@ pub enum Phase {
 // === impl Client ===
 
 impl Client {
-    /// Resolves when the client has closed its end, wholly or for writing, or reset the connection.
-    ///
-    /// An end behind unread bytes that fill the receive window cannot be seen.
+    /// Of a socket that a worker serves.
+    #[must_use]
+    pub fn new(socket: Socket, worker: usize) -> Client {
+        Client {
+            socket: Arc::new(socket),
+            worker,
+            activity: Activity::new(),
+            stalls: Stalls::default(),
+            peer: OnceLock::new(),
+            tunnel: Mutex::new(None),
+        }
+    }
+
+    /// Says who is at the other end, once, before the first request.
+    pub fn introduce(&self, peer: Peer) {
+        // A second introduction would be a bug elsewhere, and changes nothing.
+        let _ = self.peer.set(peer);
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        self.peer.get_or_init(|| Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)), false))
+    }
+
+    /// Resolves when the client has left; never on a connection of HTTP/2, where hyper tells.
     ///
     /// # Cancel safety
     ///
     /// Nothing is read; dropping the future loses nothing.
     pub async fn gone(&self) {
-        loop {
-            let Ok(ready) = self.stream.ready(watched()).await else { return };
-            if ready.is_read_closed() || ready.is_write_closed() || ready.is_error() {
-                return;
-            }
-            // Urgent data, say. Clears that readiness, so that the loop does not spin.
-            let again = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-            let _ = self.stream.try_io(watched(), again);
+        if self.activity.is_multiplexed() {
+            return std::future::pending().await;
         }
+        self.socket.hung_up().await;
     }
-}
 
-/// Anything but readable: unread bytes would make that true for ever.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-fn watched() -> Interest {
-    Interest::PRIORITY | Interest::ERROR
-}
+    /// The connection is to carry a tunnel once its present response is written.
+    pub(super) fn give_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel() = Some(tunnel);
+    }
 
-/// Elsewhere only a reset is seen; `max_wait` bounds the rest.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn watched() -> Interest {
-    Interest::ERROR
+    /// Whether the connection has left HTTP.
+    #[must_use]
+    pub fn has_tunnel(&self) -> bool {
+        self.tunnel().is_some()
+    }
+
+    /// The tunnel that the connection has become, if it has.
+    pub fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel().take()
+    }
+
+    /// Lets go of what is held for responses that the client has not taken for too long. Of use on
+    /// connections of HTTP/2 alone: there one stream may stall while others move.
+    pub fn give_up_stalled(&self) {
+        self.stalls.give_up();
+    }
+
+    fn tunnel(&self) -> MutexGuard<'_, Option<Tunnel>> {
+        self.tunnel.lock().expect("nothing panics while it holds the lock")
+    }
 }
 
 // === impl Activity ===
@@ -110,6 +149,8 @@ impl Activity {
             end_of_input: AtomicBool::new(false),
             spoilt: AtomicBool::new(false),
             last: AtomicBool::new(false),
+            open: AtomicU32::new(0),
+            multiplexed: AtomicBool::new(false),
         }
     }
 
@@ -132,8 +173,35 @@ impl Activity {
         (phase, self.at(self.since.load(Ordering::Relaxed)))
     }
 
+    /// A request begins.
+    pub(super) fn begin(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.enter(Phase::Busy);
+    }
+
+    /// A request has ended.
+    pub(super) fn end(&self) {
+        if self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// From now on requests come side by side (HTTP/2).
+    pub fn multiplex(&self) {
+        self.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests come side by side.
+    #[must_use]
+    pub fn is_multiplexed(&self) -> bool {
+        self.multiplexed.load(Ordering::Relaxed)
+    }
+
     /// Bytes have come from the client.
     pub fn received(&self) {
+        if self.is_multiplexed() {
+            return;
+        }
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head);
         }
@@ -150,10 +218,17 @@ impl Activity {
         self.end_of_input.load(Ordering::Relaxed)
     }
 
-    /// How long the client of the present request may refuse to read.
+    /// How long the client of the present request may refuse to read. Among requests side by side
+    /// the most patient decides: what is blocked is the connection of all of them.
     pub fn set_patience(&self, patience: Option<Duration>) {
         let micros = patience.map_or(0, |patience| patience.as_micros() as u64);
-        self.patience.store(micros, Ordering::Relaxed);
+        if self.is_multiplexed() && self.open.load(Ordering::Relaxed) > 1 {
+            let before = self.patience.load(Ordering::Relaxed);
+            let most = if before == 0 || micros == 0 { 0 } else { micros.max(before) };
+            self.patience.store(most, Ordering::Relaxed);
+        } else {
+            self.patience.store(micros, Ordering::Relaxed);
+        }
     }
 
     /// A write found the client reading, or not.

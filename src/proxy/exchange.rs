@@ -11,8 +11,10 @@ use http::{HeaderValue, Method, Request, Version};
 use tokio::time::Instant;
 
 use super::Proxy;
-use super::body::{Upload, UploadState};
-use super::client::{Client, Phase};
+use super::client::Client;
+use super::patience::is_grpc;
+use super::plan::Plan;
+use super::upload::{Upload, UploadState};
 use crate::gate::RejectReason;
 use crate::telemetry::access::AccessRecord;
 use crate::telemetry::metrics::AbortStage;
@@ -45,6 +47,7 @@ pub(super) struct Exchange {
     /// Where the client is, and from where it left if nothing else happens.
     stage: Option<AbortStage>,
     broke_off: bool,
+    grpc: bool,
 }
 
 // === impl Exchange ===
@@ -58,6 +61,7 @@ impl Exchange {
         target: &PathAndQuery,
         host: &HeaderValue,
     ) -> Box<Exchange> {
+        client.activity.begin();
         // Boxed, since it is handed on from one part of the way to the next.
         Box::new(Exchange {
             proxy: Arc::clone(proxy),
@@ -79,12 +83,24 @@ impl Exchange {
             bytes_out: 0,
             stage: Some(AbortStage::Queued),
             broke_off: false,
+            grpc: is_grpc(request.headers()),
         })
     }
 
     /// The route that took it.
     pub(super) fn route(&self) -> usize {
         self.route
+    }
+
+    /// Whether it is a call of gRPC, whose answers have their own form.
+    pub(super) fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    /// How long the head of its answer may take. A stream of gRPC has no head before its first
+    /// message.
+    pub(super) fn response_timeout(&self, plan: &Plan) -> Option<Duration> {
+        plan.response_timeout.filter(|_| !self.grpc)
     }
 
     /// The wait is over, with a slot or without.
@@ -166,7 +182,7 @@ impl Exchange {
     fn record(&self) -> AccessRecord<'_> {
         AccessRecord {
             route: self.proxy.route_name(self.route),
-            client: self.client.peer.address(),
+            client: self.client.peer().address(),
             method: self.method.as_str(),
             target: self.target.as_str(),
             host: self.host.to_str().unwrap_or_default(),
@@ -187,7 +203,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.client.activity.enter(Phase::Idle);
+        self.client.activity.end();
         let metrics = self.proxy.metrics().route(self.route);
         if self.stage == Some(AbortStage::RequestBody) && self.upload_is_whole() {
             self.stage = Some(AbortStage::Upstream);

@@ -12,10 +12,9 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use super::forward::Answer;
 use super::outcome;
 use crate::admission::Permit;
-use crate::upstream::Lease;
+use crate::upstream::{Answer, Lease};
 
 /// An application that works on without a client gets so many times as long as one with a client:
 /// it is slow, or else the answer would be there. Beyond it, it is taken for stuck, and the slot

@@ -39,6 +39,8 @@ fn is_folded(name: &str, field: &str) -> bool {
 pub struct Peer {
     address: IpAddr,
     text: HeaderValue,
+    /// `https` or `http`.
+    scheme: &'static str,
 }
 
 /// Writes the forwarding fields of each request.
@@ -52,12 +54,20 @@ pub(super) struct Forwarding {
 
 impl Peer {
     /// The peer at an address. An IPv4 address within IPv6 (`::ffff:192.0.2.1`) is an IPv4 address.
+    /// `secure`: it speaks TLS.
     #[must_use]
-    pub fn new(peer: SocketAddr) -> Peer {
+    pub fn new(peer: SocketAddr, secure: bool) -> Peer {
         let address = peer.ip().to_canonical();
         // From a shared buffer, so that a clone is a count and not a copy.
         let text = HeaderValue::from_maybe_shared(Bytes::from(address.to_string()));
-        Peer { address, text: text.expect("an address is a valid field value") }
+        let text = text.expect("an address is a valid field value");
+        Peer { address, text, scheme: if secure { "https" } else { "http" } }
+    }
+
+    /// What its URLs begin with.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// Its address.
@@ -85,13 +95,13 @@ impl Forwarding {
         }
         if self.mode != Forwarded::Rfc7239 {
             append_address(headers, peer);
-            headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+            headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(peer.scheme));
             if !host.is_empty() {
                 headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
             }
         }
         if self.mode != Forwarded::XForwarded {
-            append_element(headers, address, host);
+            append_element(headers, peer, host);
         }
     }
 
@@ -125,9 +135,9 @@ fn append_address(headers: &mut HeaderMap, peer: &Peer) {
 }
 
 /// RFC 7239, section 4: one element a hop; IPv6 addresses stand in brackets and quotes.
-fn append_element(headers: &mut HeaderMap, address: IpAddr, host: &HeaderValue) {
+fn append_element(headers: &mut HeaderMap, peer: &Peer, host: &HeaderValue) {
     let mut element = String::with_capacity(64);
-    let written = match address {
+    let written = match peer.address {
         IpAddr::V4(address) => write!(element, "for={address}"),
         IpAddr::V6(address) => write!(element, "for=\"[{address}]\""),
     };
@@ -138,7 +148,8 @@ fn append_element(headers: &mut HeaderMap, address: IpAddr, host: &HeaderValue) 
         // What the request check lets through as a Host has no quotes and no backslashes.
         write!(element, ";host=\"{host}\"").expect("writing to a string succeeds");
     }
-    element.push_str(";proto=http");
+    element.push_str(";proto=");
+    element.push_str(peer.scheme);
     append(headers, FORWARDED, element.as_bytes());
 }
 
@@ -200,7 +211,7 @@ mod tests {
         let host = HeaderValue::from_static("example.org");
         Forwarding::new(mode, trusted).apply(
             &mut headers,
-            &Peer::new(peer.parse().unwrap()),
+            &Peer::new(peer.parse().unwrap(), false),
             &host,
         );
         let line = |(name, value): (&HeaderName, &HeaderValue)| {

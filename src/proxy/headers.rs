@@ -59,6 +59,7 @@ pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
     // RFC 9110, section 7.6.3.
     let via = match version {
         http::Version::HTTP_10 => "1.0 tidegate",
+        http::Version::HTTP_2 => "2 tidegate",
         _ => "1.1 tidegate",
     };
     headers.append(VIA, HeaderValue::from_static(via));
@@ -113,11 +114,16 @@ fn is_single(headers: &HeaderMap, name: HeaderName) -> bool {
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(TE).iter();
-    let mut codings = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    codings.any(|coding| {
-        let name = coding.split(|&byte| byte == b';').next().unwrap_or_default();
-        name.trim_ascii().eq_ignore_ascii_case(b"trailers")
+    lists(headers, &TE, b"trailers")
+}
+
+/// Whether a field's list has a member of that name, whatever its parameters.
+pub(super) fn lists(headers: &HeaderMap, field: &HeaderName, member: &[u8]) -> bool {
+    let lines = headers.get_all(field).iter();
+    let mut members = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
+    members.any(|found| {
+        let name = found.split(|&byte| byte == b';').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(member)
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 
-use super::body::UploadState;
+use super::upload::UploadState;
 use crate::gate::Outcome;
 use crate::upstream::UpstreamError;
 
@@ -43,7 +43,7 @@ pub(super) fn failed(error: UpstreamError, stale: bool, upload: Option<UploadSta
     }
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
     let prefix = b"text/event-stream";
     kind.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))

@@ -74,7 +74,7 @@ impl Patience {
     }
 }
 
-fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let prefix = b"application/grpc";
     kind.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))

@@ -27,6 +27,7 @@ pub(super) struct Plan {
     learns: bool,
     pub(super) response_timeout: Option<Duration>,
     pub(super) idle_body_timeout: Option<Duration>,
+    pub(super) tunnel_idle_timeout: Option<Duration>,
     pub(super) finish: Option<Finish>,
     pub(super) reject: Reject,
 }
@@ -138,6 +139,7 @@ impl Plan {
             learns,
             response_timeout: route.response_timeout,
             idle_body_timeout: route.idle_body_timeout,
+            tunnel_idle_timeout: Some(Duration::from_secs(3600)),
             finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),
             reject: route.reject,
         }

@@ -59,28 +59,27 @@ struct Problem {
     retry_after: Option<u32>,
 }
 
-/// The response to a request that is not answered by the application.
-pub(super) fn refusal(refusal: Refusal, style: &Reject, close: bool) -> Response<Bytes> {
+/// The response to a request that is not answered by the application. `close`: the connection does
+/// not go on; `grpc`: the request is a call of gRPC.
+pub(super) fn refusal(
+    refusal: Refusal,
+    style: &Reject,
+    close: bool,
+    grpc: bool,
+) -> Response<Bytes> {
     let problem = describe(refusal, style);
-    let mut response = Response::new(body(&problem, style.body));
-    *response.status_mut() = problem.status;
+    let (mut response, kind) = match grpc_status(refusal).filter(|_| grpc) {
+        Some(status) => (trailers_only(status, &problem), Some("application/grpc")),
+        None => (plain_http(&problem, style), media_type(style.body)),
+    };
     let headers = response.headers_mut();
-    if let Some(seconds) = problem.retry_after {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
     if let Some(status) = problem.proxy_status {
         let value = HeaderValue::from_str(&status).expect("made of tokens and quoted tokens");
         headers.insert(PROXY_STATUS, value);
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    match style.body {
-        RejectBody::ProblemJson => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        }
-        RejectBody::Text => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        }
-        RejectBody::None => {}
+    if let Some(kind) = kind {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     if refusal == Refusal::Fault(Fault::Connect) {
         // RFC 9110, section 15.5.6: a 405 names what is allowed.
@@ -88,6 +87,57 @@ pub(super) fn refusal(refusal: Refusal, style: &Reject, close: bool) -> Response
     }
     if close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn media_type(body: RejectBody) -> Option<&'static str> {
+    match body {
+        RejectBody::ProblemJson => Some("application/problem+json"),
+        RejectBody::Text => Some("text/plain; charset=utf-8"),
+        RejectBody::None => None,
+    }
+}
+
+/// The status in which a call of gRPC ends (grpc/grpc `doc/statuscodes.md`); `None`: the request is
+/// no call that could be understood.
+fn grpc_status(refusal: Refusal) -> Option<u32> {
+    const DEADLINE_EXCEEDED: u32 = 4;
+    const UNIMPLEMENTED: u32 = 12;
+    const INTERNAL: u32 = 13;
+    const UNAVAILABLE: u32 = 14;
+    match refusal {
+        Refusal::Fault(_) => None,
+        Refusal::Denied => Some(UNIMPLEMENTED),
+        Refusal::Rejected(Rejection { reason: RejectReason::Deadline, .. })
+        | Refusal::Failed(UpstreamError::HttpResponseTimeout)
+        | Refusal::SlowBody => Some(DEADLINE_EXCEEDED),
+        Refusal::Rejected(_) | Refusal::Failed(_) => Some(UNAVAILABLE),
+        Refusal::BadBody => Some(INTERNAL),
+    }
+}
+
+/// A whole answer of gRPC in one head (grpc/grpc `doc/PROTOCOL-HTTP2.md`, "Trailers-Only").
+fn trailers_only(status: u32, problem: &Problem) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert("grpc-status", HeaderValue::from(status));
+    // Our own text: nothing in it has to be escaped.
+    let message = HeaderValue::from_str(&problem.detail).expect("printable ASCII");
+    headers.insert("grpc-message", message);
+    if let Some(seconds) = problem.retry_after {
+        let millis = HeaderValue::from(u64::from(seconds) * 1000);
+        headers.insert("grpc-retry-pushback-ms", millis);
+    }
+    response
+}
+
+fn plain_http(problem: &Problem, style: &Reject) -> Response<Bytes> {
+    let mut response = Response::new(body(problem, style.body));
+    *response.status_mut() = problem.status;
+    let headers = response.headers_mut();
+    if let Some(seconds) = problem.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -115,8 +165,9 @@ fn faulty(fault: Fault) -> Problem {
             plain(StatusCode::NOT_IMPLEMENTED, detail)
         }
         Fault::Connect => plain(StatusCode::METHOD_NOT_ALLOWED, "This server is not a tunnel."),
+        Fault::Field => plain(StatusCode::BAD_REQUEST, "A field of the request is not valid."),
         Fault::Version => {
-            let detail = "HTTP/1.0 and HTTP/1.1 are understood here.";
+            let detail = "HTTP/1.0, HTTP/1.1 and HTTP/2 are understood here.";
             plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, detail)
         }
     }
@@ -225,7 +276,7 @@ mod tests {
         Reject { status: 503, body: RejectBody::ProblemJson, retry_after: RetryAfter::Auto };
 
     fn text(refused: Refusal, style: Reject, close: bool) -> String {
-        let response = refusal(refused, &style, close);
+        let response = refusal(refused, &style, close, false);
         let mut text = format!("{}\n", response.status());
         for (name, value) in response.headers() {
             writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
@@ -299,6 +350,7 @@ mod tests {
             Fault::Coding,
             Fault::Connect,
             Fault::Version,
+            Fault::Field,
         ]
         .map(Refusal::Fault)
         .into();
@@ -308,7 +360,7 @@ mod tests {
                 .map(|reason| Refusal::Rejected(Rejection { reason, retry_after: 30 })),
         );
         for refused in refusals {
-            let response = refusal(refused, &STYLE, false);
+            let response = refusal(refused, &STYLE, false, false);
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
             assert_eq!(body["status"], response.status().as_u16());
         }

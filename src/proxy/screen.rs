@@ -19,8 +19,10 @@ pub(super) enum Fault {
     Coding,
     /// CONNECT: tidegate is no tunnel.
     Connect,
-    /// A version other than HTTP/1.0 and HTTP/1.1.
+    /// A version other than HTTP/1.0, HTTP/1.1 and HTTP/2.
     Version,
+    /// A field value of HTTP/2 that begins or ends with a blank (RFC 9113, section 8.2.1).
+    Field,
 }
 
 /// What of a clean request is needed to route and forward it.
@@ -34,18 +36,53 @@ pub(super) struct Target {
 
 /// Checks a request and splits off its target.
 pub(super) fn screen<B>(request: &Request<B>) -> Result<Target, Fault> {
-    if !matches!(request.version(), Version::HTTP_10 | Version::HTTP_11) {
-        return Err(Fault::Version);
+    match request.version() {
+        Version::HTTP_10 | Version::HTTP_11 => check_framing(request)?,
+        Version::HTTP_2 => check_fields(request)?,
+        _ => return Err(Fault::Version),
     }
-    check_framing(request)?;
-    let host = host_field(request)?;
     let (path_and_query, authority) = split(request.method(), request.uri())?;
-    // RFC 9112, section 3.2.2: the authority of an absolute target replaces the Host.
-    let host = match authority {
-        Some(authority) => authority,
-        None => host,
+    let host = match request.version() {
+        Version::HTTP_2 => host_of_http2(request, authority)?,
+        _ => {
+            let host = host_field(request)?;
+            // RFC 9112, section 3.2.2: the authority of an absolute target replaces the Host.
+            authority.unwrap_or(host)
+        }
     };
     Ok(Target { path_and_query, host })
+}
+
+/// What h2 lets pass of the syntax of fields.
+fn check_fields<B>(request: &Request<B>) -> Result<(), Fault> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let clean = request.headers().values().all(|value| {
+        let bytes = value.as_bytes();
+        !blank(bytes.first()) && !blank(bytes.last())
+    });
+    if clean { Ok(()) } else { Err(Fault::Field) }
+}
+
+/// RFC 9113, section 8.3.1: a `Host` beside `:authority` says the same; one of them is needed.
+fn host_of_http2<B>(
+    request: &Request<B>,
+    authority: Option<HeaderValue>,
+) -> Result<HeaderValue, Fault> {
+    let mut lines = request.headers().get_all(HOST).iter();
+    let host = match (lines.next(), lines.next()) {
+        (host, None) => host,
+        _ => return Err(Fault::Host),
+    };
+    match (authority, host) {
+        (Some(authority), None) => Ok(authority),
+        (Some(authority), Some(host))
+            if host.as_bytes().eq_ignore_ascii_case(authority.as_bytes()) =>
+        {
+            Ok(authority)
+        }
+        (None, Some(host)) if is_host(host) && !host.is_empty() => Ok(host.clone()),
+        _ => Err(Fault::Host),
+    }
 }
 
 fn check_framing<B>(request: &Request<B>) -> Result<(), Fault> {
@@ -112,7 +149,9 @@ fn split(method: &Method, uri: &Uri) -> Result<(PathAndQuery, Option<HeaderValue
             Ok((path_and_query.clone(), None))
         }
         (None, None) if path.starts_with('/') => Ok((path_and_query.clone(), None)),
-        (Some("http" | "https"), Some(authority)) if path.starts_with('/') => {
+        (Some("http" | "https"), Some(authority))
+            if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) =>
+        {
             let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::Target)?;
             let clean = is_host(&authority) && !authority.is_empty();
             if clean { Ok((path_and_query.clone(), Some(authority))) } else { Err(Fault::Target) }

@@ -1,19 +1,21 @@
-//! A client's socket as hyper sees it: shared, and telling what moves.
+//! A client's connection as hyper sees it: a shared socket, perhaps beneath TLS, that tells what
+//! moves.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
+use crate::net::Socket;
 use crate::proxy::{Client, Phase};
 
-/// Reads and writes a client's socket.
-#[derive(Debug)]
+/// Reads and writes what a client says.
 pub(super) struct ClientIo {
     client: Arc<Client>,
+    transport: Transport,
     /// Read before, and to be read again.
     first: Bytes,
     /// hyper's bound on a head holds only for what it has read, and it reads as far as its buffer
@@ -21,19 +23,90 @@ pub(super) struct ClientIo {
     max_head: usize,
     /// How much of the present head has come.
     head: usize,
+    /// hyper is done: the end may be told on the wire.
+    free: bool,
 }
+
+/// The bytes of a socket.
+#[derive(Debug)]
+pub(super) struct SocketIo(Arc<Socket>);
+
+/// What lies between a socket and HTTP.
+enum Transport {
+    Plain(SocketIo),
+    Secure(Box<dyn Secure>),
+}
+
+/// TLS over a [`SocketIo`].
+pub(super) trait Secure: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Secure for T {}
 
 // === impl ClientIo ===
 
 impl ClientIo {
-    pub(super) fn new(client: Arc<Client>, first: Bytes, max_head: usize) -> ClientIo {
-        let head = first.len();
-        ClientIo { client, first, max_head, head }
+    /// Of a client's socket, as it is.
+    pub(super) fn plain(client: &Arc<Client>, max_head: usize) -> ClientIo {
+        let transport = Transport::Plain(SocketIo::new(client));
+        ClientIo::over(transport, client, max_head)
+    }
+
+    /// Of a client's socket beneath TLS.
+    pub(super) fn secure(
+        client: &Arc<Client>,
+        stream: Box<dyn Secure>,
+        max_head: usize,
+    ) -> ClientIo {
+        ClientIo::over(Transport::Secure(stream), client, max_head)
+    }
+
+    fn over(transport: Transport, client: &Arc<Client>, max_head: usize) -> ClientIo {
+        let client = Arc::clone(client);
+        ClientIo { client, transport, first: Bytes::new(), max_head, head: 0, free: false }
+    }
+
+    /// What was read and not used is read again.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        self.head = bytes.len();
+        self.first = bytes;
+    }
+
+    /// Whether something that was put back waits to be read.
+    pub(super) fn has_first(&self) -> bool {
+        !self.first.is_empty()
+    }
+
+    /// From now on the end of what is written is told on the wire. While hyper has the connection
+    /// it is not: the connection lingers first.
+    pub(super) fn set_free(&mut self) {
+        self.free = true;
+    }
+
+    /// Ready once there is something to read, the end included.
+    pub(super) fn poll_news(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(socket) => socket.0.poll_read_ready(task),
+            Transport::Secure(stream) => {
+                // What comes may be nothing but TLS's own: only reading can tell.
+                let mut space = [0; 1024];
+                let mut buf = ReadBuf::new(&mut space);
+                ready!(Pin::new(stream).poll_read(task, &mut buf))?;
+                if buf.filled().is_empty() {
+                    self.client.activity.end_of_input();
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                self.client.activity.received();
+                self.put_back(Bytes::copy_from_slice(buf.filled()));
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 
     /// How much may be read now, so that no head becomes longer than it may. Never nothing: that
     /// would look like the end of the input.
     fn allowance(&mut self) -> usize {
+        if self.client.activity.is_multiplexed() {
+            return usize::MAX;
+        }
         match self.client.activity.phase().0 {
             Phase::Idle => self.head = 0,
             Phase::Head => {}
@@ -41,64 +114,158 @@ impl ClientIo {
         }
         self.max_head.saturating_sub(self.head).max(1)
     }
+
+    /// Passes on whether a write found the client reading.
+    fn noted<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.client.activity.wrote(polled.is_pending());
+        polled
+    }
 }
 
 impl AsyncRead for ClientIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        task: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let len = self.first.len().min(buf.remaining());
-            buf.put_slice(&self.first[..len]);
-            self.first.advance(len);
+        let this = &mut *self;
+        if !this.first.is_empty() {
+            let len = this.first.len().min(buf.remaining());
+            buf.put_slice(&this.first[..len]);
+            this.first.advance(len);
             return Poll::Ready(Ok(()));
         }
-        loop {
-            ready!(self.client.stream.poll_read_ready(context))?;
-            let allowance = self.allowance();
-            match self.client.stream.try_read_buf(&mut (&mut *buf).limit(allowance)) {
-                Ok(0) if buf.remaining() > 0 => {
-                    self.client.activity.end_of_input();
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(read) => {
-                    self.head += read;
-                    self.client.activity.received();
-                    if read < allowance && buf.remaining() > 0 {
-                        self.emptied();
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    self.client.activity.end_of_input();
-                    return Poll::Ready(Err(error));
-                }
+        let allowance = this.allowance();
+        let polled = match &mut this.transport {
+            Transport::Plain(socket) => socket.poll_read_at_most(task, buf, allowance),
+            Transport::Secure(stream) => poll_read_at_most(stream, task, buf, allowance),
+        };
+        match ready!(polled) {
+            Ok(0) => this.client.activity.end_of_input(),
+            Ok(read) => {
+                this.head += read;
+                this.client.activity.received();
+            }
+            Err(error) => {
+                this.client.activity.end_of_input();
+                return Poll::Ready(Err(error));
             }
         }
+        Poll::Ready(Ok(()))
     }
 }
 
-impl ClientIo {
+/// Reads at most `most` bytes from a stream that has no bound of its own.
+fn poll_read_at_most(
+    stream: &mut Box<dyn Secure>,
+    task: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+    most: usize,
+) -> Poll<io::Result<usize>> {
+    let most = most.min(buf.remaining());
+    let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+    ready!(Pin::new(stream).poll_read(task, &mut part))?;
+    let read = part.filled().len();
+    buf.advance(read);
+    Poll::Ready(Ok(read))
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write(task, bytes),
+            Transport::Secure(stream) => Pin::new(stream).poll_write(task, bytes),
+        };
+        self.noted(polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(_) => Poll::Ready(Ok(())),
+            Transport::Secure(stream) => {
+                let polled = Pin::new(stream).poll_flush(task);
+                self.noted(polled)
+            }
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.free {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(task),
+            Transport::Secure(stream) => Pin::new(stream).poll_shutdown(task),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(_) => true,
+            Transport::Secure(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = match &mut self.transport {
+            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(task, bufs),
+            Transport::Secure(stream) => Pin::new(stream).poll_write_vectored(task, bufs),
+        };
+        self.noted(polled)
+    }
+}
+
+// === impl SocketIo ===
+
+impl SocketIo {
+    pub(super) fn new(client: &Client) -> SocketIo {
+        SocketIo(Arc::clone(&client.socket))
+    }
+
+    fn poll_read_at_most(
+        &self,
+        task: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_read_ready(task))?;
+            match self.0.try_read(buf, most) {
+                Ok(read) => {
+                    if read > 0 && read < most && buf.remaining() > 0 {
+                        self.emptied();
+                    }
+                    return Poll::Ready(Ok(read));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     /// The socket's buffer has been read to its end: says so without the system call that would
     /// find it out. Sound because a worker's runtime has one thread: no news can have come since
     /// the read.
     fn emptied(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-        let _ = self.client.stream.try_io(Interest::READABLE, nothing);
+        let _ = self.0.try_io(Interest::READABLE, nothing);
     }
 
     fn poll_written(
         &self,
-        context: &mut Context<'_>,
+        task: &mut Context<'_>,
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let polled = self.client.stream.poll_write_ready(context);
-            self.client.activity.wrote(polled.is_pending());
-            ready!(polled)?;
+            ready!(self.0.poll_write_ready(task))?;
             match write() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
@@ -107,21 +274,31 @@ impl ClientIo {
     }
 }
 
-impl AsyncWrite for ClientIo {
+impl AsyncRead for SocketIo {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_read_at_most(task, buf, usize::MAX).map_ok(|_| ())
+    }
+}
+
+impl AsyncWrite for SocketIo {
     fn poll_write(
         self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buf: &[u8],
+        task: &mut Context<'_>,
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_written(context, || self.client.stream.try_write(buf))
+        self.poll_written(task, || self.0.try_write(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    /// Nothing: the connection closes the socket itself, after it has lingered.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.shutdown_write();
         Poll::Ready(Ok(()))
     }
 
@@ -131,9 +308,9 @@ impl AsyncWrite for ClientIo {
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
-        context: &mut Context<'_>,
+        task: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_written(context, || self.client.stream.try_write_vectored(bufs))
+        self.poll_written(task, || self.0.try_write_vectored(bufs))
     }
 }

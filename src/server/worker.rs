@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::Context;
 use super::connection::serve;
 use super::registry::{Handle, Place};
-use crate::proxy::{Activity, Client, Peer};
+use crate::net::Socket;
+use crate::proxy::{Client, Peer};
 
 /// How often a worker looks at itself.
 const PULSE: Duration = Duration::from_millis(100);
@@ -84,9 +85,8 @@ async fn run(
             counted.fetch_sub(1, Ordering::Relaxed);
             continue;
         };
-        let stream = Arc::new(stream);
-        let client =
-            Client { stream, peer: Peer::new(peer), worker: index, activity: Activity::new() };
+        let client = Client::new(Socket::Tcp(stream), index);
+        client.introduce(Peer::new(peer, false));
         let handle = context.registry.insert(client, place);
         let served = Served { context: Arc::clone(&context), handle, load: counted };
         tokio::spawn(async move { serve(&served.context, &served.handle).await });

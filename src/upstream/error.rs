@@ -1,5 +1,6 @@
 //! How a request to the application can fail.
 
+use std::error::Error;
 use std::io;
 
 /// A failure of the application or of the way to it. Its [`token`](UpstreamError::token) is an
@@ -78,6 +79,16 @@ impl UpstreamError {
             }
             _ => UpstreamError::ProxyInternalError,
         }
+    }
+
+    /// Whether the application says that it did not look at the request (RFC 9113, section 8.7).
+    #[must_use]
+    pub fn is_unprocessed(error: &hyper::Error) -> bool {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+        cause.is_some_and(|cause| {
+            cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
+                || cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
+        })
     }
 
     /// Why an exchange on an open connection failed before its response head.

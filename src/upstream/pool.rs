@@ -3,9 +3,13 @@
 //! Each worker has a shard of its own and prefers it, the connection used last first: it is the
 //! least likely to have been closed. The bound is a token over all workers; at the bound a worker
 //! borrows another's unused connection, so that no worker starves beside an idle socket.
+//!
+//! A connection of HTTP/1.1 is lent whole, one of HTTP/2 by the stream: another one is opened when
+//! the application allows no more streams on those that are there.
 
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,14 +18,29 @@ use tokio::time::{Instant, timeout};
 
 use super::UpstreamError;
 use super::connect::{Connect, Protocol};
-use super::connection::{Idle, Lease};
+use super::http1::Idle;
+use super::http2::Multiplexed;
+use super::lease::{Carrier, Lease};
+use crate::timer::LazyTimer;
 
 /// All connections to one upstream. `H` is what a [`Lease`] holds until the application is done.
 pub struct Pool<H: Send + 'static> {
     connector: Box<dyn Connect>,
-    shards: Vec<Mutex<Vec<Idle<H>>>>,
+    shards: Vec<Mutex<Shard<H>>>,
     limits: PoolLimits,
     count: Arc<Count>,
+    /// The last connection agreed on HTTP/2.
+    multiplexes: AtomicBool,
+}
+
+/// The connections of one worker.
+struct Shard<H> {
+    /// Of HTTP/1.1, unused; the one used last at the end.
+    idle: Vec<Idle<H>>,
+    /// Of HTTP/2, used or not.
+    shared: Vec<Arc<Multiplexed>>,
+    /// One of HTTP/2 is being opened: others wait for it instead of opening one each.
+    opening: bool,
 }
 
 /// The bounds of a [`Pool`].
@@ -37,7 +56,7 @@ pub struct PoolLimits {
 
 /// How many connections are open, and a bell for those who wait at the bound.
 #[derive(Debug, Default)]
-struct Count {
+pub(super) struct Count {
     open: AtomicU32,
     changed: Notify,
 }
@@ -45,14 +64,30 @@ struct Count {
 /// The right to have one connection open.
 struct Token(Arc<Count>);
 
+/// The duty to open the connection that others wait for.
+struct Opening<'p, H: Send + 'static> {
+    pool: &'p Pool<H>,
+    shard: usize,
+    /// It was tried; else there is no news for those who wait.
+    tried: bool,
+}
+
 // === impl Pool ===
 
 impl<H: Send + 'static> Pool<H> {
     /// An empty pool with a shard for each worker.
     #[must_use]
     pub fn new(connector: Box<dyn Connect>, workers: usize, limits: PoolLimits) -> Arc<Pool<H>> {
-        let shards = (0..workers.max(1)).map(|_| Mutex::new(Vec::new())).collect();
-        Arc::new(Pool { connector, shards, limits, count: Arc::default() })
+        let empty = || Shard { idle: Vec::new(), shared: Vec::new(), opening: false };
+        let shards = (0..workers.max(1)).map(|_| Mutex::new(empty())).collect();
+        let multiplexes = AtomicBool::new(connector.protocol() == Some(Protocol::Http2));
+        Arc::new(Pool { connector, shards, limits, count: Arc::default(), multiplexes })
+    }
+
+    /// Whether an exchange that only HTTP/1.1 can carry (an upgrade) can be carried at all.
+    #[must_use]
+    pub fn can_upgrade(&self) -> bool {
+        self.connector.protocol() != Some(Protocol::Http2)
     }
 
     /// Connections that are open, used or not.
@@ -62,6 +97,7 @@ impl<H: Send + 'static> Pool<H> {
     }
 
     /// A connection for one exchange: an unused one of this worker, a new one, or another worker's.
+    /// `only`: it must speak this.
     ///
     /// # Errors
     ///
@@ -73,15 +109,20 @@ impl<H: Send + 'static> Pool<H> {
     pub async fn lease(
         self: &Arc<Pool<H>>,
         shard: usize,
+        only: Option<Protocol>,
         held: H,
     ) -> Result<Lease<H>, (UpstreamError, H)> {
         let shard = shard % self.shards.len();
-        while let Some(mut idle) = self.take_from(shard) {
+        if let Some(carrier) = self.stream_of(shard, only) {
+            return Ok(Lease::new(carrier, Arc::clone(self), shard, held, true));
+        }
+        while let Some(mut idle) = self.take_from(shard, only) {
             if self.wait_until_ready(&mut idle).await {
-                return Ok(idle.lease(Arc::clone(self), shard, held, true));
+                let carrier = Carrier::Whole(idle);
+                return Ok(Lease::new(carrier, Arc::clone(self), shard, held, true));
             }
         }
-        self.fresh(shard, held).await
+        self.fresh(shard, only, held).await
     }
 
     /// A connection that has not served anybody, if the bound allows one.
@@ -92,11 +133,14 @@ impl<H: Send + 'static> Pool<H> {
     pub async fn fresh(
         self: &Arc<Pool<H>>,
         shard: usize,
+        only: Option<Protocol>,
         held: H,
     ) -> Result<Lease<H>, (UpstreamError, H)> {
         let shard = shard % self.shards.len();
-        match timeout(self.limits.connect_timeout, self.open_or_borrow(shard)).await {
-            Ok(Ok((idle, reused))) => Ok(idle.lease(Arc::clone(self), shard, held, reused)),
+        match timeout(self.limits.connect_timeout, self.open_or_borrow(shard, only)).await {
+            Ok(Ok((carrier, reused))) => {
+                Ok(Lease::new(carrier, Arc::clone(self), shard, held, reused))
+            }
             Ok(Err(error)) => Err((error, held)),
             Err(_) if self.open() >= self.limits.max_connections => {
                 Err((UpstreamError::ConnectionLimitReached, held))
@@ -113,51 +157,131 @@ impl<H: Send + 'static> Pool<H> {
             tokio::time::sleep(period).await;
             let now = Instant::now();
             let limit = self.limits.idle_timeout;
-            self.shard(shard)
-                .retain(|idle| !idle.sender.is_closed() && now.duration_since(idle.since) < limit);
+            let mut shard = self.shard(shard);
+            shard.idle.retain(|idle| {
+                let fresh = now.duration_since(idle.since) < limit;
+                fresh && !idle.sender.is_closed() && self.is_current(idle.address)
+            });
+            // One that is in use ends with its last stream.
+            shard.shared.retain(|shared| {
+                let over = shared.is_over() || !self.is_current(shared.address);
+                !over && !shared.is_idle_for(limit)
+            });
         }
     }
 
     /// Closes every unused connection.
     pub fn close_idle(&self) {
-        (0..self.shards.len()).for_each(|shard| self.shard(shard).clear());
-    }
-
-    pub(super) fn put_back(&self, shard: usize, idle: Idle<H>) {
-        if !idle.sender.is_closed() {
-            self.shard(shard).push(idle);
-            self.count.changed.notify_one();
+        for shard in 0..self.shards.len() {
+            let mut shard = self.shard(shard);
+            shard.idle.clear();
+            shard.shared.retain(|shared| !shared.is_idle());
         }
     }
 
-    async fn open_or_borrow(&self, shard: usize) -> Result<(Idle<H>, bool), UpstreamError> {
+    pub(super) fn put_back(&self, shard: usize, mut idle: Idle<H>) {
+        if !idle.sender.is_closed() {
+            idle.since = Instant::now();
+            self.shard(shard).idle.push(idle);
+            self.count.ring();
+        }
+    }
+
+    async fn open_or_borrow(
+        &self,
+        shard: usize,
+        only: Option<Protocol>,
+    ) -> Result<(Carrier<H>, bool), UpstreamError> {
         loop {
             // Registered before the look, so that what happens in between is not missed.
             let mut changed = pin!(self.count.changed.notified());
             changed.as_mut().enable();
-            if let Some(token) = Token::take(&self.count, self.limits.max_connections) {
-                let connected = self.connector.connect(Some(Protocol::Http1)).await?;
-                let idle = Idle::start(connected.stream, token).await;
-                return Ok((idle.map_err(|error| UpstreamError::exchanging(&error))?, false));
+            let shares = only != Some(Protocol::Http1) && self.multiplexes.load(Ordering::Relaxed);
+            let mut opening = if shares { self.begin_opening(shard) } else { None };
+            if shares && let Some(carrier) = self.stream_of(shard, only) {
+                return Ok((carrier, true));
             }
-            let others = (1..=self.shards.len()).map(|step| (shard + step) % self.shards.len());
-            if let Some(mut idle) = others.into_iter().find_map(|other| self.take_from(other)) {
-                idle.leave_worker();
+            let may_open = !shares || opening.is_some();
+            if may_open && let Some(token) = Token::take(&self.count, self.limits.max_connections) {
+                if let Some(opening) = &mut opening {
+                    opening.tried = true;
+                }
+                return Ok((self.open_one(shard, only, token).await?, false));
+            }
+            drop(opening);
+            if let Some(mut idle) = self.others(shard).find_map(|other| self.take_from(other, only))
+            {
+                // Its timer belongs to that worker's runtime.
+                idle.timer = LazyTimer::default();
                 if self.wait_until_ready(&mut idle).await {
-                    return Ok((idle, true));
+                    return Ok((Carrier::Whole(idle), true));
                 }
                 continue;
+            }
+            let mut streams = self.others(shard).map(|other| self.stream_of(other, only));
+            if let Some(carrier) = streams.find_map(|carrier| carrier.filter(|_| may_open)) {
+                return Ok((carrier, true));
             }
             changed.await;
         }
     }
 
-    fn take_from(&self, shard: usize) -> Option<Idle<H>> {
+    async fn open_one(
+        &self,
+        shard: usize,
+        only: Option<Protocol>,
+        token: Token,
+    ) -> Result<Carrier<H>, UpstreamError> {
+        let connected = self.connector.connect(only).await?;
+        let multiplexes = connected.protocol == Protocol::Http2;
+        if only.is_none() {
+            self.multiplexes.store(multiplexes, Ordering::Relaxed);
+        }
+        if !multiplexes {
+            let idle = Idle::start(connected, token).await;
+            return Ok(Carrier::Whole(idle.map_err(|error| UpstreamError::exchanging(&error))?));
+        }
+        let shared = Multiplexed::start(connected, Arc::clone(&self.count), token).await?;
+        let stream = shared.stream().ok_or(UpstreamError::ConnectionLimitReached)?;
+        self.shard(shard).shared.push(shared);
+        Ok(Carrier::Stream(stream, LazyTimer::default()))
+    }
+
+    /// `None`: somebody else is at it.
+    fn begin_opening(&self, shard: usize) -> Option<Opening<'_, H>> {
+        let before = std::mem::replace(&mut self.shard(shard).opening, true);
+        (!before).then_some(Opening { pool: self, shard, tried: false })
+    }
+
+    /// All shards, this one last.
+    fn others(&self, shard: usize) -> impl Iterator<Item = usize> + use<H> {
+        let shards = self.shards.len();
+        (1..=shards).map(move |step| (shard + step) % shards)
+    }
+
+    fn is_current(&self, address: Option<SocketAddr>) -> bool {
+        address.is_none_or(|address| self.connector.is_current(address))
+    }
+
+    /// A stream of one of a worker's connections.
+    fn stream_of(&self, shard: usize, only: Option<Protocol>) -> Option<Carrier<H>> {
+        if only == Some(Protocol::Http1) {
+            return None;
+        }
+        let stream = self.shard(shard).shared.iter().find_map(Multiplexed::stream)?;
+        Some(Carrier::Stream(stream, LazyTimer::default()))
+    }
+
+    /// A worker's unused connection of HTTP/1.1.
+    fn take_from(&self, shard: usize, only: Option<Protocol>) -> Option<Idle<H>> {
+        if only == Some(Protocol::Http2) {
+            return None;
+        }
         let mut shard = self.shard(shard);
         let now = Instant::now();
-        while let Some(idle) = shard.pop() {
+        while let Some(idle) = shard.idle.pop() {
             let fresh = now.duration_since(idle.since) < self.limits.idle_timeout;
-            if fresh && !idle.sender.is_closed() {
+            if fresh && !idle.sender.is_closed() && self.is_current(idle.address) {
                 return Some(idle);
             }
         }
@@ -170,7 +294,7 @@ impl<H: Send + 'static> Pool<H> {
         idle.sender.is_ready() || idle.became_ready(limit).await
     }
 
-    fn shard(&self, shard: usize) -> std::sync::MutexGuard<'_, Vec<Idle<H>>> {
+    fn shard(&self, shard: usize) -> std::sync::MutexGuard<'_, Shard<H>> {
         self.shards[shard].lock().expect("nothing panics while it holds the lock")
     }
 }
@@ -194,6 +318,26 @@ impl Token {
 impl Drop for Token {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
+        self.0.ring();
+    }
+}
+
+// === impl Count ===
+
+impl Count {
+    /// Something came free.
+    pub(super) fn ring(&self) {
+        self.changed.notify_one();
+    }
+}
+
+// === impl Opening ===
+
+impl<H: Send + 'static> Drop for Opening<'_, H> {
+    fn drop(&mut self) {
+        self.pool.shard(self.shard).opening = false;
+        if self.tried {
+            self.pool.count.changed.notify_waiters();
+        }
     }
 }

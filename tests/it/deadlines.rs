@@ -86,7 +86,8 @@ async fn who_no_longer_waits_is_told_at_once() {
     let tide = Tide::before(app.address, ONE);
     let expired = "Content-Type: application/grpc\r\nGrpc-Timeout: 0n\r\n";
     let refused = ask(&tide, "/", expired).await.response().await;
-    refused.assert_own(503, "connection_limit_reached; details=\"deadline\"");
+    refused.assert_own(200, "connection_limit_reached; details=\"deadline\"");
+    assert_eq!(refused.field("grpc-status"), Some("4"), "{}", refused.head.raw);
 
     let mut first = ask(&tide, "/first", "").await;
     let mut conn = app.accept().await;

@@ -279,17 +279,6 @@ async fn heads_are_bounded_to_the_byte_by_default() {
 }
 
 #[tokio::test]
-async fn the_preface_of_http_2_ends_the_connection() {
-    let app = App::start().await;
-    let tide = Tide::before(app.address, "");
-    let mut client = tide.client().await;
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    client.shut().await;
-    assert!(client.rest().await.is_empty());
-    app.stays_alone(Duration::from_millis(5)).await;
-}
-
-#[tokio::test]
 async fn long_targets_and_many_fields_are_refused() {
     let app = App::start().await;
     let tide = Tide::before(app.address, "[server]\nmax_header_bytes = \"256KiB\"\n");

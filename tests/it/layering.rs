@@ -5,16 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom within the crate, from the bottom up. A layer may name itself.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("gate", &[]),
+    ("net", &[]),
     ("config", &[]),
     ("simulate", &["config", "gate"]),
     ("telemetry", &["config"]),
     ("timer", &[]),
     ("upstream", &["timer"]),
     ("admission", &["gate"]),
-    ("proxy", &["admission", "config", "gate", "telemetry", "upstream"]),
-    ("server", &["config", "proxy", "timer"]),
+    ("proxy", &["admission", "config", "gate", "net", "telemetry", "timer", "upstream"]),
+    ("server", &["config", "net", "proxy", "timer"]),
     ("admin", &["config", "gate", "proxy", "server", "telemetry"]),
     ("sidecar", &["admin", "config", "gate", "proxy", "server", "telemetry", "upstream"]),
     ("commands", &["config", "gate", "proxy", "sidecar", "simulate", "telemetry", "upstream"]),

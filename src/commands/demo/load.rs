@@ -110,7 +110,7 @@ async fn client(pool: &Arc<Pool<()>>, target: SocketAddr, load: Load, start: Ins
 
 /// One attempt. Dropped in the middle, it closes its connection, as a client does that gives up.
 async fn ask(pool: &Arc<Pool<()>>, target: SocketAddr) -> End {
-    let Ok(mut lease) = pool.lease(0, ()).await else { return End::Failed };
+    let Ok(mut lease) = pool.lease(0, None, ()).await else { return End::Failed };
     let body: RequestBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get("/work").header("host", target.to_string()).body(body);
     let Ok(request) = request else { return End::Failed };

@@ -1,0 +1,239 @@
+//! A request with the application: attempts until there is an answer, or an error that another
+//! attempt would not mend.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
+
+use super::exchange::Exchange;
+use super::finish::{Finish, spawn_whole};
+use super::plan::Plan;
+use super::prepare::{Outgoing, no_body, shape};
+use super::upload::{Upload, UploadState};
+use super::{Backend, outcome};
+use crate::admission::Permit;
+use crate::gate::Outcome;
+use crate::upstream::{Answer, Lease, Protocol, RequestBody, UpstreamError};
+
+/// How many stale connections are passed over before a fresh one is opened.
+const MAX_STALE: usize = 4;
+
+/// A request that is with the application. Dropped, it is cancelled or, if its route wants it,
+/// finished.
+struct InFlight {
+    /// `None` once it has ended.
+    open: Option<(Answer, Lease<Permit>)>,
+    upload: Option<Arc<Upload>>,
+    finish: Option<Finish>,
+    begun: Instant,
+}
+
+/// How long an answer may take.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// From the last byte of the request that moved.
+    response: Option<Duration>,
+    /// Then nobody waits any more.
+    deadline: Option<Instant>,
+}
+
+const IN_FLIGHT: &str = "a request in flight has not ended";
+
+/// Why an attempt brought no response.
+enum Failure {
+    /// The request was never written and comes back.
+    Unsent(Box<Request<RequestBody>>, Permit),
+    /// A reused connection was lost before any answer, or the application did not look at the
+    /// request.
+    Lost(Permit),
+    /// Something that another attempt would not mend.
+    Final(UpstreamError),
+}
+
+/// Tries until there is an answer, or an error that another attempt would not mend.
+pub(super) async fn attempts(
+    backend: &Backend,
+    plan: &Plan,
+    shard: usize,
+    exchange: &Exchange,
+    outgoing: Outgoing,
+    mut permit: Permit,
+    deadline: Option<Instant>,
+) -> Result<(Response<Incoming>, Lease<Permit>), UpstreamError> {
+    let Outgoing { mut request, upload, upgrade } = outgoing;
+    let only = upgrade.map(|_| Protocol::Http1);
+    let limits = Limits { response: exchange.response_timeout(plan), deadline };
+    let replayable = upload.is_none() && is_idempotent(request.method());
+    let mut retried = false;
+    for stale in 0.. {
+        let leased = if stale < MAX_STALE && !retried {
+            backend.pool().lease(shard, only, permit).await
+        } else {
+            backend.pool().fresh(shard, only, permit).await
+        };
+        let lease = leased.map_err(|(error, mut permit)| {
+            backend.note(Err(error));
+            plan.note(&mut permit, outcome::failed(error, false, None));
+            error
+        })?;
+        shape(&mut request, lease.protocol(), backend.scheme());
+        // A fresh connection of HTTP/2 may be closed, or a stream refused, before a request is
+        // looked at; one of HTTP/1.1 has nothing to say yet.
+        let may_be_refused = lease.reused() || lease.protocol() == Protocol::Http2;
+        let copy = (replayable && !retried && may_be_refused).then(|| copy_of(&request));
+        match attempt(lease, request, &upload, plan, copy.is_some(), limits).await {
+            Ok(answered) => {
+                backend.note(Ok(()));
+                return Ok(answered);
+            }
+            Err(Failure::Unsent(unsent, back)) if stale <= MAX_STALE => {
+                (request, permit) = (unsent, back);
+            }
+            Err(Failure::Unsent(..)) => break,
+            Err(Failure::Lost(back)) => {
+                let Some(copy) = copy else { break };
+                exchange.retried();
+                (request, permit, retried) = (copy, back, true);
+            }
+            Err(Failure::Final(error)) => return Err(error),
+        }
+    }
+    Err(UpstreamError::ConnectionTerminated)
+}
+
+async fn attempt(
+    mut lease: Lease<Permit>,
+    request: Box<Request<RequestBody>>,
+    upload: &Option<Arc<Upload>>,
+    plan: &Plan,
+    may_retry: bool,
+    limits: Limits,
+) -> Result<(Response<Incoming>, Lease<Permit>), Failure> {
+    let answer = lease.send(*request);
+    let mut in_flight = InFlight {
+        open: Some((answer, lease)),
+        upload: upload.clone(),
+        finish: plan.finish,
+        begun: Instant::now(),
+    };
+    let answered = match in_flight.answer(limits).await {
+        Ok(answered) => Some(answered),
+        Err(outcome) => {
+            in_flight.note(plan, outcome);
+            None
+        }
+    };
+    let Some(answered) = answered else {
+        in_flight.finish = in_flight.finish.map(|finish| Finish { learns: false, ..finish });
+        // Dropped here: cancelled, or finished without its client.
+        return Err(Failure::Final(UpstreamError::HttpResponseTimeout));
+    };
+    let mut lease = in_flight.into_lease();
+    match answered {
+        Ok(response) => Ok((response, lease)),
+        Err(mut error) => match error.take_message() {
+            Some(unsent) => Err(Failure::Unsent(Box::new(unsent), lease.into_held())),
+            None if may_retry && is_worth_another(&lease, error.error()) => {
+                Err(Failure::Lost(lease.into_held()))
+            }
+            None => {
+                let error = UpstreamError::exchanging(error.error());
+                let stale = lease.reused() && !lease.answered();
+                let upload = upload.as_ref().map(|upload| upload.state());
+                plan.note(lease.held_mut(), outcome::failed(error, stale, upload));
+                Err(Failure::Final(error))
+            }
+        },
+    }
+}
+
+/// Whether the application cannot have begun to answer: a connection that had served before was
+/// closed meanwhile, or the application says so (RFC 9113, section 8.7).
+fn is_worth_another(lease: &Lease<Permit>, error: &hyper::Error) -> bool {
+    match lease.protocol() {
+        Protocol::Http1 => !lease.answered(),
+        Protocol::Http2 => UpstreamError::is_unprocessed(error),
+    }
+}
+
+/// RFC 9110, section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE]
+        .contains(method)
+}
+
+/// The same request again; only one without a body can be copied.
+fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
+    let mut copy = Box::new(Request::new(no_body()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// The answer; if it did not come in time, what that says of the application. The time runs
+    /// from the last byte of the request that moved.
+    async fn answer(
+        &mut self,
+        limits: Limits,
+    ) -> Result<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>, Outcome> {
+        let (answer, lease) = self.open.as_mut().expect(IN_FLIGHT);
+        let (begun, upload) = (Instant::now(), self.upload.as_deref());
+        let timeout = || {
+            let limit = limits.response?;
+            Some(upload.map_or(begun, Upload::last_progress) + limit)
+        };
+        poll_fn(|task| {
+            if let Poll::Ready(answered) = answer.as_mut().poll(task) {
+                return Poll::Ready(Ok(answered));
+            }
+            loop {
+                let (slow, late) = (timeout(), limits.deadline);
+                let Some(next) = slow.into_iter().chain(late).min() else { return Poll::Pending };
+                ready!(lease.poll_deadline(next, task));
+                if late == Some(next) {
+                    // That the client is in a hurry says nothing of the application.
+                    return Poll::Ready(Err(Outcome::Unknown));
+                }
+                if slow == timeout() {
+                    return Poll::Ready(Err(Outcome::TimedOut));
+                }
+            }
+        })
+        .await
+    }
+
+    /// Says how it went.
+    fn note(&mut self, plan: &Plan, outcome: Outcome) {
+        let (_, lease) = self.open.as_mut().expect(IN_FLIGHT);
+        plan.note(lease.held_mut(), outcome);
+    }
+
+    /// It has ended, one way or the other.
+    fn into_lease(mut self) -> Lease<Permit> {
+        let (_, lease) = self.open.take().expect(IN_FLIGHT);
+        lease
+    }
+}
+
+impl Drop for InFlight {
+    /// The client left, or has been told that it took too long.
+    fn drop(&mut self) {
+        let Some((answer, lease)) = self.open.take() else { return };
+        let upload = self.upload.as_ref();
+        let whole = upload.is_none_or(|upload| upload.state() == UploadState::Whole);
+        if let Some(finish) = self.finish.filter(|_| whole) {
+            spawn_whole(answer, lease, finish, self.begun);
+        }
+    }
+}

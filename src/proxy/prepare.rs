@@ -1,0 +1,165 @@
+//! The head of a request on its way to the application: made fit for whichever protocol carries it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{Request, StatusCode, Uri, Version};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+
+use super::client::Client;
+use super::patience::Patience;
+use super::plan::Plan;
+use super::screen::Target;
+use super::upload::{Upload, UploadBody};
+use super::{Proxy, headers};
+use crate::upstream::{Protocol, RequestBody};
+
+/// A request ready to be sent.
+pub(super) struct Outgoing {
+    // Boxed, since it is handed on from one attempt to the next.
+    pub(super) request: Box<Request<RequestBody>>,
+    pub(super) upload: Option<Arc<Upload>>,
+    /// The protocols that the client offers to go over to.
+    pub(super) upgrade: Option<HeaderValue>,
+}
+
+/// Makes a request fit for the application.
+pub(super) fn prepare(
+    proxy: &Proxy,
+    plan: &Plan,
+    client: &Client,
+    request: Request<Incoming>,
+    target: Target,
+) -> Outgoing {
+    let backend = proxy.backend(plan);
+    let (mut parts, body) = request.into_parts();
+    let fields = &mut parts.headers;
+    let upload = (!body.is_end_stream()).then(Arc::<Upload>::default);
+    let may_upgrade =
+        parts.version == Version::HTTP_11 && upload.is_none() && backend.pool().can_upgrade();
+    let upgrade = may_upgrade.then(|| offered(fields)).flatten();
+    headers::request(fields, parts.version);
+    proxy.forwarding().apply(fields, client.peer(), &target.host);
+    let host = if target.host.is_empty() { backend.authority() } else { target.host };
+    fields.insert(HOST, host);
+    if let Some(protocols) = &upgrade {
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(UPGRADE, protocols.clone());
+    }
+    join_cookies(fields, parts.version);
+
+    let expects = is_expected(fields.get(EXPECT)) && parts.version == Version::HTTP_11;
+    if upload.is_none() || !expects {
+        fields.remove(EXPECT);
+    }
+    parts.uri = Uri::from(target.path_and_query);
+    parts.extensions.clear();
+    let sent = match &upload {
+        Some(upload) => {
+            UploadBody::new(body, upload, plan.idle_body_timeout, expects).boxed_unsync()
+        }
+        None => no_body(),
+    };
+    let mut request = Request::from_parts(parts, sent);
+    if let (Some(upload), true) = (&upload, expects) {
+        let upload = Arc::clone(upload);
+        hyper::ext::on_informational(&mut request, move |informational| {
+            if informational.status() == StatusCode::CONTINUE {
+                upload.ask();
+            }
+        });
+    }
+    Outgoing { request: Box::new(request), upload, upgrade }
+}
+
+impl Outgoing {
+    /// Takes the wait for a slot off the time that the application is told to have.
+    pub(super) fn shorten(&mut self, plan: &Plan, patience: Patience, waited: Duration) {
+        if let Some(marks) = &plan.marks {
+            let named = marks.deadline_header.as_ref();
+            patience.forward(self.request.headers_mut(), named, waited);
+        }
+    }
+}
+
+/// Gives a request the form that a protocol wants, whichever it has.
+pub(super) fn shape(request: &mut Request<RequestBody>, protocol: Protocol, scheme: &str) {
+    let has_body = !request.body().is_end_stream();
+    match protocol {
+        Protocol::Http1 => {
+            if let Some(authority) = request.uri().authority() {
+                let host = HeaderValue::from_str(authority.as_str());
+                request.headers_mut().insert(HOST, host.expect("an authority was a Host"));
+                *request.uri_mut() = path_of(request.uri());
+            }
+            *request.version_mut() = Version::HTTP_11;
+            if has_body && !request.headers().contains_key(CONTENT_LENGTH) {
+                // Without it hyper would send no body with a GET.
+                let chunked = HeaderValue::from_static("chunked");
+                request.headers_mut().insert(TRANSFER_ENCODING, chunked);
+            }
+        }
+        Protocol::Http2 => {
+            request.headers_mut().remove(TRANSFER_ENCODING);
+            if let Some(host) = request.headers().get(HOST)
+                && let Some(uri) = absolute(scheme, host, request.uri())
+            {
+                *request.uri_mut() = uri;
+                request.headers_mut().remove(HOST);
+            }
+            *request.version_mut() = Version::HTTP_2;
+        }
+    }
+}
+
+fn path_of(uri: &Uri) -> Uri {
+    uri.path_and_query().cloned().map(Uri::from).unwrap_or_default()
+}
+
+/// RFC 9113, section 8.3.1: scheme, authority and path each are a field of their own.
+fn absolute(scheme: &str, host: &HeaderValue, uri: &Uri) -> Option<Uri> {
+    let path = uri.path_and_query()?.clone();
+    Uri::builder().scheme(scheme).authority(host.as_bytes()).path_and_query(path).build().ok()
+}
+
+/// The protocols that a client offers to go over to (RFC 9110, section 7.8). HTTP/2 is not among
+/// those that can be passed on: it would be spoken past tidegate.
+fn offered(fields: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = fields.get_all(UPGRADE).iter();
+    let (protocols, None) = (lines.next()?, lines.next()) else { return None };
+    let mut names = protocols.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let tunnels = |name: &[u8]| !name.is_empty() && !name.get(..2).is_some_and(is_h2);
+    (headers::lists(fields, &CONNECTION, b"upgrade") && names.all(tunnels))
+        .then(|| protocols.clone())
+}
+
+fn is_h2(start: &[u8]) -> bool {
+    start.eq_ignore_ascii_case(b"h2")
+}
+
+/// RFC 9113, section 8.2.3: crumbs of cookies become one field where the protocol is not HTTP/2.
+/// They are joined for HTTP/2 as well: many applications read but the first.
+fn join_cookies(fields: &mut HeaderMap, version: Version) {
+    if version != Version::HTTP_2 || fields.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<_> = fields.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        fields.insert(COOKIE, whole);
+    }
+}
+
+fn is_expected(expect: Option<&HeaderValue>) -> bool {
+    expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+pub(super) fn no_body() -> RequestBody {
+    Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync()
+}

@@ -1,0 +1,185 @@
+//! The body of a request on its way to the application: streamed frame by frame, never collected.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::body::{is_last, without_forbidden_trailers};
+use crate::timer::IdleTimer;
+
+/// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The body of a request on its way to the application. It is not read before it is first polled.
+pub(super) struct UploadBody {
+    incoming: Incoming,
+    upload: Arc<Upload>,
+    idle: IdleTimer,
+    /// Holds the body back until the application has asked for it.
+    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+/// How far a request's body has come; outlives the body, which hyper owns.
+#[derive(Debug)]
+pub(super) struct Upload {
+    origin: Instant,
+    bytes: AtomicU64,
+    /// Microseconds from `origin` to the last byte that moved.
+    progress: AtomicU64,
+    state: AtomicU8,
+    /// The application asked for the body.
+    wanted: Notify,
+    asked: AtomicBool,
+}
+
+/// What became of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum UploadState {
+    /// On its way.
+    Partial = 0,
+    /// Sent to its end.
+    Whole = 1,
+    /// The client broke off, or broke its framing.
+    Broken = 2,
+    /// The client fell silent.
+    Silent = 3,
+}
+
+// === impl UploadBody ===
+
+impl UploadBody {
+    /// `held`: wait for the application's 100 before reading.
+    pub(super) fn new(
+        incoming: Incoming,
+        upload: &Arc<Upload>,
+        idle: Option<Duration>,
+        held: bool,
+    ) -> UploadBody {
+        let wanted = Arc::clone(upload);
+        let wait = async move {
+            let _ = tokio::time::timeout(CONTINUE_TIMEOUT, wanted.wait_until_asked()).await;
+        };
+        UploadBody {
+            incoming,
+            upload: Arc::clone(upload),
+            idle: IdleTimer::new(idle),
+            held: held.then(|| Box::pin(wait) as Pin<Box<dyn Future<Output = ()> + Send>>),
+        }
+    }
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        if let Some(held) = &mut this.held {
+            ready!(held.as_mut().poll(context));
+            this.held = None;
+        }
+        match Pin::new(&mut this.incoming).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.idle.progress();
+                this.upload.moved(frame.data_ref().map_or(0, Bytes::len));
+                if is_last(&frame, &this.incoming) {
+                    this.upload.set(UploadState::Whole);
+                }
+                Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
+            }
+            Poll::Ready(None) => {
+                this.upload.set(UploadState::Whole);
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.upload.set(UploadState::Broken);
+                Poll::Ready(Some(Err(io::Error::other(error))))
+            }
+            Poll::Pending => {
+                ready!(this.idle.poll(context));
+                this.upload.set(UploadState::Silent);
+                Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+// === impl Upload ===
+
+impl Default for Upload {
+    fn default() -> Upload {
+        Upload {
+            origin: Instant::now(),
+            bytes: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            state: AtomicU8::new(UploadState::Partial as u8),
+            wanted: Notify::new(),
+            asked: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Upload {
+    /// When the last of the body moved.
+    pub(super) fn last_progress(&self) -> Instant {
+        self.origin + Duration::from_micros(self.progress.load(Ordering::Relaxed))
+    }
+
+    fn moved(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.progress.store(self.origin.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// What has become of the body.
+    pub(super) fn state(&self) -> UploadState {
+        match self.state.load(Ordering::Relaxed) {
+            0 => UploadState::Partial,
+            1 => UploadState::Whole,
+            2 => UploadState::Broken,
+            _ => UploadState::Silent,
+        }
+    }
+
+    /// Bytes read from the client.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The application asks for the body (100 Continue).
+    pub(super) fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.wanted.notify_one();
+    }
+
+    async fn wait_until_asked(&self) {
+        while !self.asked.load(Ordering::Acquire) {
+            self.wanted.notified().await;
+        }
+    }
+
+    fn set(&self, state: UploadState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+}

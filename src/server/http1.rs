@@ -1,0 +1,154 @@
+//! A connection of HTTP/1: its requests, its timers, its end.
+//!
+//! It alternates between two states. *Parked*, it is a socket and a timer. As soon as something can
+//! be read, hyper *serves* it; after a second of silence with nothing buffered it is parked again,
+//! because hyper keeps some 19 KiB for each connection and a parked one needs next to nothing.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::server::conn::http1::Connection;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, timeout};
+
+use super::Context;
+use super::connection::{Service, close, reset, tunnel, wait_for_news};
+use super::io::ClientIo;
+use super::registry::{Command, Handle};
+use crate::proxy::{Client, HEADER_TIMEOUT, Phase};
+use crate::timer::LazyTimer;
+
+/// A silent connection is parked after this.
+const PARK_AFTER: Duration = Duration::from_secs(1);
+/// How long a client has to take the last thing that it is told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves a connection, of which something has come, to its end.
+pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) {
+    loop {
+        let (ended, back, buffered) = served(context, handle, io).await;
+        io = back;
+        match ended {
+            Ended::Silent => {
+                io.put_back(buffered);
+                if !io.has_first() && !wait_for_news(context, handle, &mut io, false).await {
+                    return close(&handle.client, io, false).await;
+                }
+            }
+            Ended::Closed { .. } if handle.client.has_tunnel() => {
+                return tunnel(handle, io, buffered).await;
+            }
+            Ended::Closed { linger } => return close(&handle.client, io, linger).await,
+            Ended::SlowHead => return head_too_slow(context, handle, io).await,
+            Ended::Cut => return reset(&handle.client),
+        }
+    }
+}
+
+/// Says that a request's head did not come to its end. Nothing of a response has been written: it
+/// was still being read.
+pub(super) async fn head_too_slow(context: &Context, handle: &Handle, mut io: ClientIo) {
+    context.proxy.unheard(&handle.client, 408);
+    let _ = timeout(LAST_WORDS, io.write_all(HEADER_TIMEOUT)).await;
+    close(&handle.client, io, true).await;
+}
+
+/// Why hyper does not serve the connection any longer.
+enum Ended {
+    /// Nothing has come for a while, but perhaps some bytes of a next request.
+    Silent,
+    /// It is over, in order or not.
+    Closed { linger: bool },
+    /// A request's head did not come to its end.
+    SlowHead,
+    /// Away with it.
+    Cut,
+}
+
+type Hyper = Connection<TokioIo<ClientIo>, Service>;
+
+/// Lets hyper serve the connection until it ends, falls silent or runs out of time. Returns what
+/// hyper has read and not used, too.
+async fn served(context: &Context, handle: &Handle, io: ClientIo) -> (Ended, ClientIo, Bytes) {
+    let client = &handle.client;
+    let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
+    let mut connection: Box<Hyper> =
+        Box::new(context.http1.serve_connection(TokioIo::new(io), service));
+    let mut timer = LazyTimer::default();
+    let mut asked_to_end = false;
+    let ended = poll_fn(|task| {
+        let command = handle.command();
+        match command {
+            Command::Cut => return Poll::Ready(Ended::Cut),
+            Command::Drain => client.activity.make_last(),
+            Command::Run => {}
+        }
+        let mut polled = Pin::new(&mut *connection).poll(task);
+        // Not while a head is coming: hyper would take the connection for unused. And not before it
+        // has read what is there.
+        let settled = client.activity.phase().0 != Phase::Head;
+        if command == Command::Drain && !asked_to_end && settled && polled.is_pending() {
+            asked_to_end = true;
+            Pin::new(&mut *connection).graceful_shutdown();
+            polled = Pin::new(&mut *connection).poll(task);
+        }
+        if let Poll::Ready(result) = polled {
+            return Poll::Ready(closed(context, client, result));
+        }
+        out_of_time(context, client, &mut timer, task)
+    })
+    .await;
+    let parts = connection.into_parts();
+    if matches!(ended, Ended::Silent) && !parts.read_buf.is_empty() {
+        // The beginning of a head that came together with the last request.
+        client.activity.received();
+    }
+    (ended, parts.io.into_inner(), parts.read_buf)
+}
+
+/// hyper has come to the end.
+fn closed(context: &Context, client: &Client, result: hyper::Result<()>) -> Ended {
+    if client.activity.is_spoilt() {
+        return Ended::Cut;
+    }
+    let malformed = result.err().filter(hyper::Error::is_parse);
+    if let Some(error) = &malformed {
+        context.proxy.unheard(client, status_of(error));
+    }
+    Ended::Closed { linger: malformed.is_some() || client.activity.must_linger() }
+}
+
+/// What hyper has answered to a head that it could not read, for the metrics.
+fn status_of(error: &hyper::Error) -> u16 {
+    if error.is_parse_too_large() { 431 } else { 400 }
+}
+
+/// Looks at the one timer of a connection.
+fn out_of_time(
+    context: &Context,
+    client: &Client,
+    timer: &mut LazyTimer,
+    task: &mut Task<'_>,
+) -> Poll<Ended> {
+    let Some((deadline, ended)) = next_deadline(context, client) else { return Poll::Pending };
+    timer.poll(deadline, task).map(|()| ended)
+}
+
+fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {
+    if let Some(deadline) = client.activity.write_deadline() {
+        return Some((deadline, Ended::Cut));
+    }
+    match client.activity.phase() {
+        (Phase::Idle, since) => {
+            let silence = PARK_AFTER.min(context.idle_timeout);
+            Some((since + silence, Ended::Silent))
+        }
+        (Phase::Head, since) => Some((since + context.header_timeout, Ended::SlowHead)),
+        (Phase::Busy, _) => None,
+    }
+}

@@ -1,0 +1,154 @@
+//! The use of a connection to the application for one exchange.
+//!
+//! A [`Lease`] holds what must not be given back before the application is rid of the request (`H`:
+//! in the proxy, the permit). Ended in order, it gives it back at once; dropped in the middle of an
+//! exchange, as soon as the application can know: when the socket of HTTP/1.1 is closed, or the
+//! stream of HTTP/2 reset.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use tokio::time::Instant;
+
+use super::connect::Protocol;
+use super::http1::Idle;
+use super::http2::Stream;
+use super::pool::Pool;
+use crate::timer::LazyTimer;
+
+/// The body of a request on its way to the application.
+pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
+
+/// The application's answer, on its way.
+pub type Answer = Pin<
+    Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>,
+>;
+
+/// The use of one connection, for one exchange.
+pub struct Lease<H: Send + 'static> {
+    /// `None` once the lease has ended.
+    carrier: Option<Carrier<H>>,
+    held: Option<H>,
+    pool: Arc<Pool<H>>,
+    shard: usize,
+    reused: bool,
+}
+
+/// What carries an exchange.
+pub(super) enum Carrier<H: Send + 'static> {
+    /// A whole connection of HTTP/1.1.
+    Whole(Idle<H>),
+    /// A stream of a connection of HTTP/2.
+    Stream(Stream, LazyTimer),
+}
+
+const IN_USE: &str = "a lease that is used has not ended";
+
+// === impl Lease ===
+
+impl<H: Send + 'static> Lease<H> {
+    pub(super) fn new(
+        carrier: Carrier<H>,
+        pool: Arc<Pool<H>>,
+        shard: usize,
+        held: H,
+        reused: bool,
+    ) -> Lease<H> {
+        if let Carrier::Whole(idle) = &carrier {
+            idle.begin();
+        }
+        Lease { carrier: Some(carrier), held: Some(held), pool, shard, reused }
+    }
+
+    /// Whether the connection had served another request before: it may have been closed meanwhile.
+    #[must_use]
+    pub fn reused(&self) -> bool {
+        self.reused
+    }
+
+    /// What is spoken on it.
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        match &self.carrier {
+            Some(Carrier::Stream(..)) => Protocol::Http2,
+            Some(Carrier::Whole(_)) | None => Protocol::Http1,
+        }
+    }
+
+    /// Whether anything has come back since the exchange began, as far as can be told before the
+    /// head of the answer.
+    #[must_use]
+    pub fn answered(&self) -> bool {
+        matches!(&self.carrier, Some(Carrier::Whole(idle)) if idle.answered())
+    }
+
+    /// Sends a request. The future does not borrow the lease.
+    pub fn send(&mut self, request: Request<RequestBody>) -> Answer {
+        match self.carrier.as_mut().expect(IN_USE) {
+            Carrier::Whole(idle) => Box::pin(idle.sender.try_send_request(request)),
+            Carrier::Stream(stream, _) => Box::pin(stream.sender().try_send_request(request)),
+        }
+    }
+
+    /// What is held until the exchange ends.
+    pub fn held_mut(&mut self) -> &mut H {
+        self.held.as_mut().expect("a lease holds until it ends")
+    }
+
+    /// Ready once `deadline` has passed; at the end of the exchange nothing has to be taken back.
+    pub fn poll_deadline(&mut self, deadline: Instant, context: &mut Context<'_>) -> Poll<()> {
+        match self.carrier.as_mut().expect(IN_USE) {
+            Carrier::Whole(idle) => idle.timer.poll(deadline, context),
+            Carrier::Stream(_, timer) => timer.poll(deadline, context),
+        }
+    }
+
+    /// The exchange is over and whole: gives back what was held, and the connection to its pool.
+    pub fn finish(mut self) {
+        let held = self.held.take();
+        match self.carrier.take() {
+            Some(Carrier::Whole(idle)) => self.pool.put_back(self.shard, idle),
+            Some(Carrier::Stream(..)) | None => {}
+        }
+        // After the connection, so that whoever is let in next finds it.
+        drop(held);
+    }
+
+    /// The application is done, and what carried the exchange is of no further use.
+    pub fn finish_and_close(mut self) {
+        drop(self.held.take());
+    }
+
+    /// Gives the connection up and returns what was held: for another attempt.
+    #[must_use]
+    pub fn into_held(mut self) -> H {
+        if let Some(Carrier::Stream(stream, _)) = &self.carrier {
+            stream.retire();
+        }
+        self.held.take().expect("a lease holds until it ends")
+    }
+}
+
+impl<H: Send + 'static> Drop for Lease<H> {
+    fn drop(&mut self) {
+        let held = self.held.take();
+        if let Some(Carrier::Whole(idle)) = self.carrier.take() {
+            idle.break_off(held);
+        }
+        // Else the stream was reset with the answer, which was dropped before.
+    }
+}
+
+impl<H: Send + 'static> fmt::Debug for Lease<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("reused", &self.reused).finish_non_exhaustive()
+    }
+}

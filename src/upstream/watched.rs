@@ -1,0 +1,98 @@
+//! The bytes of a connection to the application, watched.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connect::Stream;
+
+/// Notes that bytes have come, and lets the read side tell how a connection ended: an application
+/// that answers early and closes makes writing fail while its answer waits to be read.
+pub(super) struct Watched<T> {
+    stream: Box<dyn Stream>,
+    answered: Arc<AtomicBool>,
+    /// Writing has failed; what is still written goes nowhere.
+    deaf: bool,
+    /// Goes with the socket, wherever that goes.
+    _token: T,
+}
+
+// === impl Watched ===
+
+impl<T> Watched<T> {
+    pub(super) fn new(stream: Box<dyn Stream>, answered: Arc<AtomicBool>, token: T) -> Watched<T> {
+        Watched { stream, answered, deaf: false, _token: token }
+    }
+
+    /// What to say of a write of `len` bytes.
+    fn written(&mut self, len: usize, written: io::Result<usize>) -> io::Result<usize> {
+        match written {
+            Ok(written) => Ok(written),
+            Err(_) => {
+                self.deaf = true;
+                Ok(len)
+            }
+        }
+    }
+}
+
+impl<T: Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buf);
+        if buf.filled().len() > before {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl<T: Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, buf));
+        Poll::Ready(self.written(buf.len(), written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(len));
+        }
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bufs));
+        Poll::Ready(self.written(len, written))
+    }
+}
