@@ -69,6 +69,7 @@ use prepare::prepare;
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
+use upload::discard;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
@@ -176,7 +177,7 @@ impl Proxy {
                 let target = PathAndQuery::from_static("/");
                 let nowhere = HeaderValue::from_static("");
                 let exchange = Exchange::new(&self, &client, route, &request, &target, &nowhere);
-                return Ok(self.refuse(&client, exchange, Refusal::Fault(fault), true));
+                return Ok(self.turn_away(&client, exchange, Refusal::Fault(fault), request, true));
             }
         };
         let plan = &self.plans[route];
@@ -184,7 +185,7 @@ impl Proxy {
         let mut exchange =
             Exchange::new(&self, &client, route, &request, &target.path_and_query, &target.host);
         let Some(lane) = plan.lane else {
-            return Ok(self.refuse(&client, exchange, Refusal::Denied, has_body));
+            return Ok(self.turn_away(&client, exchange, Refusal::Denied, request, has_body));
         };
         let (arrival, patience) = self.arrival(plan, lane, request.headers(), client.peer());
         let permit = match self.admit(&client, plan, arrival, &mut exchange).await? {
@@ -192,7 +193,7 @@ impl Proxy {
             Err(rejection) => {
                 exchange.rejected(rejection.reason);
                 let refusal = Refusal::Rejected(rejection);
-                return Ok(self.refuse(&client, exchange, refusal, has_body));
+                return Ok(self.turn_away(&client, exchange, refusal, request, has_body));
             }
         };
         let mut outgoing = prepare(&self, plan, &client, request, target);
@@ -206,8 +207,8 @@ impl Proxy {
             () = client.gone() => Err(Gone),
             answered = forwarded => match answered {
                 Ok(response) => Ok(response),
-                // Its end was read before it could be seen.
-                Err((Refusal::BadBody, _)) if client.activity.has_ended() => Err(Gone),
+                // Its end was read before it could be seen, or its stream is no more.
+                Err((Refusal::BadBody, _)) if client.activity.broke_off() => Err(Gone),
                 Err((refusal, exchange)) => Ok(self.refuse(&client, exchange, refusal, has_body)),
             },
         }
@@ -322,6 +323,21 @@ impl Proxy {
         };
         exchange.waited(waited);
         Ok(result)
+    }
+
+    /// Refuses a request of which nothing but the head was read.
+    fn turn_away(
+        &self,
+        client: &Client,
+        exchange: Box<Exchange>,
+        refusal: Refusal,
+        request: Request<Incoming>,
+        unread: bool,
+    ) -> Response<ResponseBody> {
+        if client.activity.is_multiplexed() && !request.body().is_end_stream() {
+            discard(request.into_body());
+        }
+        self.refuse(client, exchange, refusal, unread)
     }
 
     /// The one way out without an answer of the application.

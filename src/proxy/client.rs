@@ -218,6 +218,11 @@ impl Activity {
         self.end_of_input.load(Ordering::Relaxed)
     }
 
+    /// Whether a body that broke off means that nobody waits for the answer.
+    pub(super) fn broke_off(&self) -> bool {
+        self.has_ended() || self.is_multiplexed()
+    }
+
     /// How long the client of the present request may refuse to read. Among requests side by side
     /// the most patient decides: what is blocked is the connection of all of them.
     pub fn set_patience(&self, patience: Option<Duration>) {

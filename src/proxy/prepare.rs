@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 
 use super::client::Client;
-use super::patience::Patience;
+use super::patience::{Patience, is_grpc};
 use super::plan::Plan;
 use super::screen::Target;
 use super::upload::{Upload, UploadBody};
@@ -63,7 +63,9 @@ pub(super) fn prepare(
     parts.extensions.clear();
     let sent = match &upload {
         Some(upload) => {
-            UploadBody::new(body, upload, plan.idle_body_timeout, expects).boxed_unsync()
+            let lingers = client.activity.is_multiplexed();
+            let idle = plan.idle_body_timeout.filter(|_| !is_grpc(fields));
+            UploadBody::new(body, upload, idle, expects, lingers).boxed_unsync()
         }
         None => no_body(),
     };

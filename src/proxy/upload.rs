@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,10 +20,17 @@ use crate::timer::IdleTimer;
 
 /// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+/// A body that nobody wants is still read for so long...
+const LINGER_TIME: Duration = Duration::from_secs(1);
+/// ...and so many bytes.
+const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
 /// The body of a request on its way to the application. It is not read before it is first polled.
 pub(super) struct UploadBody {
-    incoming: Incoming,
+    /// `None` once it was dropped.
+    incoming: Option<Incoming>,
+    /// What nobody wants any more is still read: see [`discard`].
+    lingers: bool,
     upload: Arc<Upload>,
     idle: IdleTimer,
     /// Holds the body back until the application has asked for it.
@@ -65,13 +73,15 @@ impl UploadBody {
         upload: &Arc<Upload>,
         idle: Option<Duration>,
         held: bool,
+        lingers: bool,
     ) -> UploadBody {
         let wanted = Arc::clone(upload);
         let wait = async move {
             let _ = tokio::time::timeout(CONTINUE_TIMEOUT, wanted.wait_until_asked()).await;
         };
         UploadBody {
-            incoming,
+            incoming: Some(incoming),
+            lingers,
             upload: Arc::clone(upload),
             idle: IdleTimer::new(idle),
             held: held.then(|| Box::pin(wait) as Pin<Box<dyn Future<Output = ()> + Send>>),
@@ -92,11 +102,12 @@ impl Body for UploadBody {
             ready!(held.as_mut().poll(context));
             this.held = None;
         }
-        match Pin::new(&mut this.incoming).poll_frame(context) {
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        match Pin::new(&mut *incoming).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.progress();
                 this.upload.moved(frame.data_ref().map_or(0, Bytes::len));
-                if is_last(&frame, &this.incoming) {
+                if is_last(&frame, incoming) {
                     this.upload.set(UploadState::Whole);
                 }
                 Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
@@ -118,12 +129,41 @@ impl Body for UploadBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map(Body::size_hint).unwrap_or_default()
     }
+}
+
+impl Drop for UploadBody {
+    fn drop(&mut self) {
+        if let Some(incoming) = self.incoming.take()
+            && self.lingers
+            && self.upload.state() == UploadState::Partial
+        {
+            discard(incoming);
+        }
+    }
+}
+
+/// Reads what is left of a body of HTTP/2 that nobody wants, for a while, and throws it away. Else
+/// its stream would be reset at once (RFC 9113, section 8.1), and a client that is still writing may
+/// take the reset for the answer.
+pub(super) fn discard(mut incoming: Incoming) {
+    let reading = async move {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    tokio::spawn(async move {
+        let _ = tokio::time::timeout(LINGER_TIME, reading).await;
+    });
 }
 
 // === impl Upload ===

@@ -5,14 +5,14 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2::{self, Connection, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::UpstreamError;
@@ -61,8 +61,9 @@ impl Multiplexed {
         count: Arc<Count>,
         token: T,
     ) -> Result<Arc<Multiplexed>, UpstreamError> {
-        let watched = Watched::new(connected.stream, Arc::default(), token);
-        let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+        let bell = Arc::new(Notify::new());
+        let watched = Watched::new(connected.stream, Arc::default(), token).ringing(&bell);
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_max_send_streams(UNTOLD as usize)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
@@ -72,13 +73,7 @@ impl Multiplexed {
             .await
             .map_err(|error| UpstreamError::exchanging(&error))?;
         let (told, mut max_streams) = watch::channel(UNTOLD);
-        tokio::spawn(poll_fn(move |task| {
-            let polled = Pin::new(&mut connection).poll(task);
-            let most = u32::try_from(connection.current_max_send_streams()).unwrap_or(MAX_STREAMS);
-            told.send_if_modified(|told| std::mem::replace(told, most) != most);
-            // How an exchange failed is told to it; that the connection ends is no news.
-            polled.map(|_| ())
-        }));
+        tokio::spawn(drive(connection, told, bell));
         if max_streams.wait_for(|most| *most != UNTOLD).await.is_err() {
             return Err(UpstreamError::HttpProtocolError);
         }
@@ -121,6 +116,31 @@ impl Multiplexed {
     pub(super) fn is_idle(&self) -> bool {
         self.streams.load(Ordering::Relaxed) == 0
     }
+}
+
+/// Serves a connection to its end, and tells how many streams it may have at once.
+///
+/// hyper reads on a task of its own and does not tell when the application's settings have come: so
+/// they are looked at whenever bytes come, until they are known, and then with each request.
+async fn drive<T: Send + Unpin + 'static>(
+    mut connection: Connection<TokioIo<Watched<T>>, RequestBody, TokioExecutor>,
+    told: watch::Sender<u32>,
+    bell: Arc<Notify>,
+) {
+    let mut rung = pin!(bell.notified());
+    poll_fn(|task| {
+        // How an exchange failed is told to it; that the connection ends is no news.
+        let polled = Pin::new(&mut connection).poll(task);
+        loop {
+            let most = u32::try_from(connection.current_max_send_streams()).unwrap_or(MAX_STREAMS);
+            told.send_if_modified(|told| std::mem::replace(told, most) != most);
+            if most != UNTOLD || rung.as_mut().poll(task).is_pending() {
+                return polled.map(|_| ());
+            }
+            rung.set(bell.notified());
+        }
+    })
+    .await;
 }
 
 // === impl Stream ===

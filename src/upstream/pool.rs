@@ -64,12 +64,12 @@ pub(super) struct Count {
 /// The right to have one connection open.
 struct Token(Arc<Count>);
 
-/// The duty to open the connection that others wait for.
+/// The duty to open the connection that others wait for. Dropped before that is done, it falls to
+/// one of them.
 struct Opening<'p, H: Send + 'static> {
     pool: &'p Pool<H>,
     shard: usize,
-    /// It was tried; else there is no news for those who wait.
-    tried: bool,
+    ended: bool,
 }
 
 // === impl Pool ===
@@ -196,31 +196,39 @@ impl<H: Send + 'static> Pool<H> {
             // Registered before the look, so that what happens in between is not missed.
             let mut changed = pin!(self.count.changed.notified());
             changed.as_mut().enable();
-            let shares = only != Some(Protocol::Http1) && self.multiplexes.load(Ordering::Relaxed);
-            let mut opening = if shares { self.begin_opening(shard) } else { None };
-            if shares && let Some(carrier) = self.stream_of(shard, only) {
+            let mut opening = None;
+            if only != Some(Protocol::Http1) && self.multiplexes.load(Ordering::Relaxed) {
+                if let Some(carrier) = self.stream_of(shard, only) {
+                    return Ok((carrier, true));
+                }
+                opening = self.begin_opening(shard);
+                if opening.is_none() {
+                    changed.await;
+                    continue;
+                }
+            }
+            if let Some(token) = Token::take(&self.count, self.limits.max_connections) {
+                let opened = self.open_one(shard, only, token).await;
+                if let Some(opening) = opening {
+                    opening.done();
+                }
+                return Ok((opened?, false));
+            }
+            if let Some(opening) = opening {
+                opening.put_off();
+            }
+            let mut others = self.others(shard);
+            if let Some(carrier) = others.find_map(|other| self.stream_of(other, only)) {
                 return Ok((carrier, true));
             }
-            let may_open = !shares || opening.is_some();
-            if may_open && let Some(token) = Token::take(&self.count, self.limits.max_connections) {
-                if let Some(opening) = &mut opening {
-                    opening.tried = true;
-                }
-                return Ok((self.open_one(shard, only, token).await?, false));
-            }
-            drop(opening);
-            if let Some(mut idle) = self.others(shard).find_map(|other| self.take_from(other, only))
-            {
+            let mut others = self.others(shard);
+            if let Some(mut idle) = others.find_map(|other| self.take_from(other, only)) {
                 // Its timer belongs to that worker's runtime.
                 idle.timer = LazyTimer::default();
                 if self.wait_until_ready(&mut idle).await {
                     return Ok((Carrier::Whole(idle), true));
                 }
                 continue;
-            }
-            let mut streams = self.others(shard).map(|other| self.stream_of(other, only));
-            if let Some(carrier) = streams.find_map(|carrier| carrier.filter(|_| may_open)) {
-                return Ok((carrier, true));
             }
             changed.await;
         }
@@ -250,7 +258,7 @@ impl<H: Send + 'static> Pool<H> {
     /// `None`: somebody else is at it.
     fn begin_opening(&self, shard: usize) -> Option<Opening<'_, H>> {
         let before = std::mem::replace(&mut self.shard(shard).opening, true);
-        (!before).then_some(Opening { pool: self, shard, tried: false })
+        (!before).then(|| Opening { pool: self, shard, ended: false })
     }
 
     /// All shards, this one last.
@@ -333,11 +341,29 @@ impl Count {
 
 // === impl Opening ===
 
+impl<H: Send + 'static> Opening<'_, H> {
+    /// There is a connection, or there will be none.
+    fn done(self) {
+        self.end(|count| count.changed.notify_waiters());
+    }
+
+    /// There is no room for one now; who frees some will ring.
+    fn put_off(self) {
+        self.end(|_| {});
+    }
+
+    fn end(mut self, then: impl FnOnce(&Count)) {
+        self.ended = true;
+        self.pool.shard(self.shard).opening = false;
+        then(&self.pool.count);
+    }
+}
+
 impl<H: Send + 'static> Drop for Opening<'_, H> {
     fn drop(&mut self) {
-        self.pool.shard(self.shard).opening = false;
-        if self.tried {
-            self.pool.count.changed.notify_waiters();
+        if !self.ended {
+            self.pool.shard(self.shard).opening = false;
+            self.pool.count.ring();
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 
 use super::connect::Stream;
 
@@ -15,6 +16,8 @@ use super::connect::Stream;
 pub(super) struct Watched<T> {
     stream: Box<dyn Stream>,
     answered: Arc<AtomicBool>,
+    /// Rung whenever bytes come.
+    bell: Option<Arc<Notify>>,
     /// Writing has failed; what is still written goes nowhere.
     deaf: bool,
     /// Goes with the socket, wherever that goes.
@@ -25,7 +28,13 @@ pub(super) struct Watched<T> {
 
 impl<T> Watched<T> {
     pub(super) fn new(stream: Box<dyn Stream>, answered: Arc<AtomicBool>, token: T) -> Watched<T> {
-        Watched { stream, answered, deaf: false, _token: token }
+        Watched { stream, answered, bell: None, deaf: false, _token: token }
+    }
+
+    /// Rings whenever bytes come.
+    pub(super) fn ringing(mut self, bell: &Arc<Notify>) -> Watched<T> {
+        self.bell = Some(Arc::clone(bell));
+        self
     }
 
     /// What to say of a write of `len` bytes.
@@ -50,6 +59,9 @@ impl<T: Unpin> AsyncRead for Watched<T> {
         let polled = Pin::new(&mut self.stream).poll_read(context, buf);
         if buf.filled().len() > before {
             self.answered.store(true, Ordering::Relaxed);
+            if let Some(bell) = &self.bell {
+                bell.notify_one();
+            }
         }
         polled
     }

@@ -22,6 +22,7 @@ mod gate_fairness;
 mod gate_model;
 mod gate_standing;
 mod gate_world;
+mod http2;
 mod layering;
 mod learning;
 mod logging_sinks;

@@ -5,6 +5,7 @@
 //! its effect, for at most [`PATIENCE`], and a test that waits longer fails and says what for.
 
 mod app;
+pub mod http2;
 mod metrics;
 mod process;
 mod wire;
