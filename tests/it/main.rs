@@ -38,3 +38,4 @@ mod simulate;
 mod support;
 mod telemetry_metrics;
 mod timeouts;
+mod tunnels;
