@@ -7,6 +7,7 @@
 
 mod accept;
 mod connection;
+mod frames;
 mod http1;
 mod http2;
 mod io;

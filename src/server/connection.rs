@@ -24,7 +24,7 @@ use crate::proxy::{Client, Gone, Phase, Proxy, ResponseBody};
 use crate::timer::LazyTimer;
 
 /// What a client of HTTP/2 says first (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// During a drain, how long after it was accepted a client may take for its first byte.
 const FIRST_WORD: Duration = Duration::from_millis(250);
 /// After the last response, what the client still sends is discarded for at most so long...

@@ -11,7 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::{Instant, timeout};
 
 use super::Context;
-use super::connection::{LINGER_BYTES, LINGER_TIME, Service, reset};
+use super::connection::{LINGER_BYTES, LINGER_TIME, PREFACE, Service, reset};
+use super::frames::Meter;
 use super::io::ClientIo;
 use super::registry::{Command, Handle};
 use crate::proxy::Phase;
@@ -52,6 +53,7 @@ pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) 
     let client = &handle.client;
     client.activity.multiplex();
     io.set_free();
+    io.weigh(Meter::new(PREFACE.len(), Instant::now()));
     client.activity.enter(Phase::Idle);
     let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
     let mut connection: Pin<Box<Connection<TokioIo<ClientIo>, Service, TokioExecutor>>> =

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::time::Instant;
 
+use super::frames::Meter;
 use crate::net::Socket;
 use crate::proxy::{Client, Phase};
 
@@ -25,6 +27,8 @@ pub(super) struct ClientIo {
     head: usize,
     /// hyper is done: the end may be told on the wire.
     free: bool,
+    /// Reads along on a connection of HTTP/2.
+    meter: Option<Meter>,
 }
 
 /// The bytes of a socket.
@@ -61,7 +65,8 @@ impl ClientIo {
 
     fn over(transport: Transport, client: &Arc<Client>, max_head: usize) -> ClientIo {
         let client = Arc::clone(client);
-        ClientIo { client, transport, first: Bytes::new(), max_head, head: 0, free: false }
+        let first = Bytes::new();
+        ClientIo { client, transport, first, max_head, head: 0, free: false, meter: None }
     }
 
     /// What was read and not used is read again.
@@ -79,6 +84,11 @@ impl ClientIo {
     /// it is not: the connection lingers first.
     pub(super) fn set_free(&mut self) {
         self.free = true;
+    }
+
+    /// What comes from here on is weighed.
+    pub(super) fn weigh(&mut self, meter: Meter) {
+        self.meter = Some(meter);
     }
 
     /// Ready once there is something to read, the end included.
@@ -115,11 +125,25 @@ impl ClientIo {
         self.max_head.saturating_sub(self.head).max(1)
     }
 
-    /// Passes on whether a write found the client reading.
-    fn noted<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    /// Passes on whether a write found the client reading, and what it took.
+    fn noted(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.client.activity.wrote(polled.is_pending());
+        if let (Some(meter), Poll::Ready(Ok(written))) = (&mut self.meter, &polled)
+            && self.client.activity.phase().0 == Phase::Busy
+        {
+            meter.wrote(*written);
+        }
         polled
     }
+}
+
+/// Who sends what is of no use is cut off.
+fn weighed(meter: &mut Option<Meter>, bytes: &[u8]) -> io::Result<()> {
+    let Some(meter) = meter else { return Ok(()) };
+    if meter.read(bytes, Instant::now()) {
+        return Ok(());
+    }
+    Err(io::Error::other("a flood of frames that are of no use"))
 }
 
 impl AsyncRead for ClientIo {
@@ -132,8 +156,9 @@ impl AsyncRead for ClientIo {
         if !this.first.is_empty() {
             let len = this.first.len().min(buf.remaining());
             buf.put_slice(&this.first[..len]);
+            let weighed = weighed(&mut this.meter, &this.first[..len]);
             this.first.advance(len);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(weighed);
         }
         let allowance = this.allowance();
         let polled = match &mut this.transport {
@@ -145,6 +170,8 @@ impl AsyncRead for ClientIo {
             Ok(read) => {
                 this.head += read;
                 this.client.activity.received();
+                let filled = buf.filled();
+                return Poll::Ready(weighed(&mut this.meter, &filled[filled.len() - read..]));
             }
             Err(error) => {
                 this.client.activity.end_of_input();
@@ -188,7 +215,8 @@ impl AsyncWrite for ClientIo {
             Transport::Plain(_) => Poll::Ready(Ok(())),
             Transport::Secure(stream) => {
                 let polled = Pin::new(stream).poll_flush(task);
-                self.noted(polled)
+                self.client.activity.wrote(polled.is_pending());
+                polled
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod aborting;
 mod admin;
+mod clients;
 mod config;
 mod config_check;
 mod config_fixtures;

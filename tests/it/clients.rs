@@ -1,0 +1,98 @@
+//! Real clients and applications of protocols that live long: gRPC, WebSocket, a browser.
+//!
+//! Python is the one of `target/python`, into which `.ci/run` installs the packages.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::support::http2::H2c;
+use crate::support::{Tide, soon};
+
+/// A script that runs until its test ends.
+struct Script {
+    /// Killed when dropped.
+    _child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+fn here(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn run(program: PathBuf, arguments: &[&str]) -> Script {
+    let mut command = Command::new(&program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn();
+    let mut child = child.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    let stdout = child.stdout.take().expect("piped");
+    Script { _child: child, lines: BufReader::new(stdout).lines() }
+}
+
+/// A script of `tests/clients`.
+fn python(script: &str, arguments: &[&str]) -> Script {
+    let script = here("tests/clients").join(script);
+    let script = script.to_str().expect("a path in UTF-8");
+    run(here("target/python/bin/python"), &[&[script], arguments].concat())
+}
+
+impl Script {
+    async fn line(&mut self) -> String {
+        let line = soon("a line of the script", self.lines.next_line()).await;
+        line.expect("text").expect("it failed: see its standard error")
+    }
+
+    async fn port(&mut self) -> u16 {
+        self.line().await.parse().expect("a port")
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs target/python with grpcio"]
+async fn every_kind_of_call_of_grpc() {
+    let mut app = python("grpc_peer.py", &["serve"]);
+    let address = ([127, 0, 0, 1], app.port().await).into();
+    let tide = Tide::connecting(address, "", &|_| Box::new(H2c(address)));
+    let through = tide.address.to_string();
+    assert_eq!(python("grpc_peer.py", &["call", &through]).line().await, "all calls passed");
+    // One by its deadline, one by the client.
+    assert_eq!(app.line().await, "taken back");
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_rejected_total", &[]), 0.0);
+
+    let one = "[upstream]\nmax_in_flight = 1\n[defaults]\nmax_queue = 0\n";
+    let tide = Tide::connecting(address, one, &|_| Box::new(H2c(address)));
+    let through = tide.address.to_string();
+    let told = python("grpc_peer.py", &["overload", &through]).line().await;
+    assert_eq!(told, "all others were told to come back");
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.rejected("queue_full"), 7.0);
+}
+
+#[tokio::test]
+#[ignore = "needs target/python with websockets"]
+async fn websockets_of_python() {
+    let mut app = python("websocket_peer.py", &["serve"]);
+    let tide = Tide::before(([127, 0, 0, 1], app.port().await).into(), "");
+    let through = tide.address.to_string();
+    let told = python("websocket_peer.py", &["call", &through]).line().await;
+    assert_eq!(told, "every message came back");
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_requests_total", &[("code", "101")]), 9.0, "{metrics}");
+}
+
+#[tokio::test]
+#[ignore = "needs chromium, and target/python with websockets"]
+async fn websockets_of_a_browser() {
+    let mut app = python("websocket_peer.py", &["serve"]);
+    let tide = Tide::before(([127, 0, 0, 1], app.port().await).into(), "");
+    let profile = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("chromium-profile");
+    let page = format!("http://{}/page", tide.address);
+    let profile = format!("--user-data-dir={}", profile.display());
+    let arguments =
+        ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", &profile, &page];
+    let _browser = run(PathBuf::from("/usr/bin/chromium"), &arguments);
+    assert_eq!(app.line().await, "closed 1000 after 3 and 200000");
+}
