@@ -24,6 +24,7 @@ mod gate_model;
 mod gate_standing;
 mod gate_world;
 mod http2;
+mod http2_abuse;
 mod layering;
 mod learning;
 mod logging_sinks;

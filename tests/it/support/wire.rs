@@ -83,6 +83,23 @@ impl Wire {
         self.buffer.drain(..count).collect()
     }
 
+    /// The same; `None` if the connection ends before.
+    pub async fn try_exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < count {
+            if !self.more().await.unwrap_or(false) {
+                return None;
+            }
+        }
+        Some(self.buffer.drain(..count).collect())
+    }
+
+    /// Throws away what has come; nothing is awaited.
+    pub fn discard_what_came(&mut self) {
+        self.buffer.clear();
+        let mut space = [0; 16 * 1024];
+        while matches!(self.stream.try_read(&mut space), Ok(1..)) {}
+    }
+
     /// Takes everything up to and including `mark`.
     pub async fn through(&mut self, mark: &str) -> String {
         let mut looked = 0;
@@ -109,6 +126,16 @@ impl Wire {
         let head = self.head().await;
         let bodyless = !head.has("transfer-encoding") && !head.has("content-length");
         self.message(head, bodyless).await
+    }
+
+    /// The same of a connection that may end instead.
+    pub async fn try_request(&mut self) -> Option<Message> {
+        while !self.buffer.windows(4).any(|four| four == b"\r\n\r\n") {
+            if !self.more().await.unwrap_or(false) {
+                return None;
+            }
+        }
+        Some(self.request().await)
     }
 
     /// Takes a response to GET; see [`Wire::response_to`].
