@@ -17,6 +17,7 @@
 //! leaves: gate            the decision core: no clock, no I/O, no runtime
 //!         config          TOML -> a validated Config, with diagnostics
 //!         telemetry       metric families, logs
+//!         certificate     certificates and keys as files
 //!         timer           one timer for deadlines that move
 //! ```
 //!
@@ -34,6 +35,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod certificate;
 pub mod commands;
 pub mod config;
 pub mod gate;

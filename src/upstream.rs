@@ -9,8 +9,16 @@ mod connect;
 mod connection;
 mod error;
 mod pool;
+mod resolve;
+mod tcp;
+mod tls;
+mod unix;
 
-pub use connect::{Connect, Connected, Connecting, Protocol, Stream, TcpConnector};
+pub use connect::{Address, Connect, Connected, Connecting, Protocol, Spoken, Stream, connector};
 pub use connection::{Lease, RequestBody};
 pub use error::UpstreamError;
 pub use pool::{Pool, PoolLimits};
+pub use resolve::{Resolve, Resolving, SystemResolver};
+pub use tcp::TcpConnector;
+pub use tls::{TlsConnector, TlsError, TlsSettings};
+pub use unix::UnixConnector;
