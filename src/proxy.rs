@@ -128,7 +128,7 @@ impl Proxy {
                 idle_timeout: upstream.idle_timeout,
             };
             Backend {
-                authority: authority(&upstream.host, upstream.port),
+                authority: authority(&upstream.endpoint.authority()),
                 admission: Admission::new(&limits(upstream, lanes)),
                 pool: Pool::new(connect(upstream), config.server.workers, pool),
                 up: AtomicBool::new(true),
@@ -351,10 +351,8 @@ impl Proxy {
 }
 
 /// The `Host` for a client that names none (HTTP/1.0).
-fn authority(host: &str, port: u16) -> HeaderValue {
-    let text =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    HeaderValue::from_str(&text).expect("a checked host is a valid field value")
+fn authority(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("a checked host is a valid field value")
 }
 
 impl fmt::Debug for Proxy {

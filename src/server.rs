@@ -8,6 +8,7 @@
 mod accept;
 mod connection;
 mod io;
+mod listener;
 mod registry;
 mod worker;
 
@@ -24,6 +25,8 @@ use crate::config;
 use crate::proxy::Proxy;
 use registry::{Command, Registry};
 use worker::Worker;
+
+pub use listener::{Listener, SocketFile};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
