@@ -17,6 +17,7 @@
 //! leaves: gate            the decision core: no clock, no I/O, no runtime
 //!         config          TOML -> a validated Config, with diagnostics
 //!         telemetry       metric families, logs
+//!         certificate     certificates and keys as files
 //!         net             a socket, of TCP or of Unix
 //!         timer           one timer for deadlines that move
 //! ```
@@ -35,6 +36,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod certificate;
 pub mod commands;
 pub mod config;
 pub mod gate;

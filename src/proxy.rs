@@ -53,7 +53,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::admission::{Admission, Entry, Permit};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::gate::{Arrival, Rejection};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Metrics, Reading};
@@ -116,7 +116,7 @@ impl Proxy {
         config: &Config,
         metrics: Arc<Metrics>,
         access: Arc<AccessLogger>,
-        connect: &dyn Fn(&crate::config::Upstream) -> Box<dyn Connect>,
+        connect: &dyn Fn(&config::Upstream) -> Box<dyn Connect>,
     ) -> Arc<Proxy> {
         let mut lanes = vec![Vec::new(); config.upstreams.len()];
         let mut plans = Vec::new();
@@ -135,8 +135,11 @@ impl Proxy {
                 idle_timeout: upstream.idle_timeout,
             };
             Backend {
-                authority: authority(&upstream.host, upstream.port),
-                scheme: "http",
+                authority: authority(&upstream.endpoint.authority()),
+                scheme: match upstream.scheme {
+                    config::Scheme::Https(_) => "https",
+                    config::Scheme::Http | config::Scheme::H2c => "http",
+                },
                 admission: Admission::new(&limits(upstream, lanes)),
                 pool: Pool::new(connect(upstream), config.server.workers, pool),
                 up: AtomicBool::new(true),
@@ -378,10 +381,8 @@ impl Proxy {
 }
 
 /// The `Host` for a client that names none (HTTP/1.0).
-fn authority(host: &str, port: u16) -> HeaderValue {
-    let text =
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    HeaderValue::from_str(&text).expect("a checked host is a valid field value")
+fn authority(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("a checked host is a valid field value")
 }
 
 impl fmt::Debug for Proxy {

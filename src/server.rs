@@ -11,6 +11,7 @@ mod frames;
 mod http1;
 mod http2;
 mod io;
+mod listener;
 mod registry;
 mod worker;
 
@@ -28,6 +29,8 @@ use crate::config;
 use crate::proxy::Proxy;
 use registry::{Command, Registry};
 use worker::Worker;
+
+pub use listener::{Listener, SocketFile};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;

@@ -2,8 +2,10 @@
 //!
 //! `run`, `demo` and the tests start the same thing here.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,13 +15,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::admin::{Admin, MAX_CONNECTIONS, State};
-use crate::config::{Config, Upstream};
+use crate::config::{Config, Endpoint, Listen, Scheme, Upstream};
 use crate::gate::{AutoDecision, RejectReason};
 use crate::proxy::Proxy;
-use crate::server::{EXTRA_DESCRIPTORS, Server, bind};
+use crate::server::{EXTRA_DESCRIPTORS, Listener, Server, bind};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Labels, Metrics};
-use crate::upstream::{Connect, TcpConnector, UpstreamError};
+use crate::upstream::{
+    self, Address, Connect, Protocol, Spoken, SystemResolver, TlsError, TlsSettings, UpstreamError,
+};
 
 /// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
 /// connections; clients that are being refused.
@@ -42,11 +46,19 @@ pub enum StartError {
     #[error("cannot listen on {address} ({key})")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: Listen,
         /// The key that names it.
         key: &'static str,
         /// Why not.
         source: io::Error,
+    },
+    /// TLS with an application cannot be spoken.
+    #[error("TLS with the upstream {name} cannot be set up")]
+    Tls {
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: TlsError,
     },
     /// A thread or a runtime cannot be started.
     #[error("cannot start a worker")]
@@ -69,10 +81,19 @@ impl Sidecar {
     ///
     /// # Errors
     ///
-    /// An address is in use, or the system gives no thread.
+    /// An address is in use, the system gives no thread, or a file for TLS cannot be used.
     pub fn start(config: Config, effective: String) -> Result<Sidecar, StartError> {
+        let mut connectors = HashMap::new();
+        for upstream in &config.upstreams {
+            let name = upstream.name.clone();
+            let made = connector(upstream);
+            let made = made.map_err(|source| StartError::Tls { name: name.clone(), source })?;
+            connectors.insert(name, made);
+        }
+        let connectors = RefCell::new(connectors);
         Sidecar::start_with(config, effective, &|upstream: &Upstream| {
-            Box::new(TcpConnector::new(&upstream.host, upstream.port))
+            let made = connectors.borrow_mut().remove(&upstream.name);
+            made.expect("each upstream has a name of its own, and is asked for once")
         })
     }
 
@@ -88,12 +109,16 @@ impl Sidecar {
     ) -> Result<Sidecar, StartError> {
         let listeners = config.server.listen.iter().map(|address| {
             let key = "server.listen";
-            bind(*address).map_err(|source| StartError::Listen { address: *address, key, source })
+            listen(address).map_err(|source| StartError::Listen {
+                address: address.clone(),
+                key,
+                source,
+            })
         });
         let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
         let admin = config.admin.listen;
         let admin = bind(admin).map_err(|source| StartError::Listen {
-            address: admin,
+            address: Listen::Tcp(admin),
             key: "admin.listen",
             source,
         })?;
@@ -188,6 +213,38 @@ impl Drop for Sidecar {
         self.state.proxy.access().flush();
         self.state.server.drain();
         self.state.server.cut();
+    }
+}
+
+/// The connector that the configuration asks for.
+///
+/// # Errors
+///
+/// TLS is to be spoken, and a file for it cannot be used.
+pub fn connector(upstream: &Upstream) -> Result<Box<dyn Connect>, TlsError> {
+    let address = match &upstream.endpoint {
+        Endpoint::Unix(path) => Address::Unix(path.clone()),
+        Endpoint::Tcp { host, port } => {
+            Address::Tcp { host: host.clone(), port: *port, dns_refresh: upstream.dns_refresh }
+        }
+    };
+    let spoken = match &upstream.scheme {
+        Scheme::Http => Spoken::Plain(Protocol::Http1),
+        Scheme::H2c => Spoken::Plain(Protocol::Http2),
+        Scheme::Https(tls) => Spoken::Tls(TlsSettings {
+            ca: tls.ca.clone(),
+            client: tls.client.as_ref().map(|pair| (pair.cert.clone(), pair.key.clone())),
+            server_name: tls.server_name.clone(),
+            http2: tls.http2,
+        }),
+    };
+    upstream::connector(&address, spoken, Arc::new(SystemResolver))
+}
+
+fn listen(address: &Listen) -> io::Result<TcpListener> {
+    match Listener::bind(address)? {
+        Listener::Tcp(listener) => Ok(listener),
+        Listener::Unix(..) => Err(io::Error::from(io::ErrorKind::Unsupported)),
     }
 }
 

@@ -11,9 +11,17 @@ mod http1;
 mod http2;
 mod lease;
 mod pool;
+mod resolve;
+mod tcp;
+mod tls;
+mod unix;
 mod watched;
 
-pub use connect::{Connect, Connected, Connecting, Protocol, Stream, TcpConnector};
+pub use connect::{Address, Connect, Connected, Connecting, Protocol, Spoken, Stream, connector};
 pub use error::UpstreamError;
 pub use lease::{Answer, Lease, RequestBody};
 pub use pool::{Pool, PoolLimits};
+pub use resolve::{Resolve, Resolving, SystemResolver};
+pub use tcp::TcpConnector;
+pub use tls::{TlsConnector, TlsError, TlsSettings};
+pub use unix::UnixConnector;

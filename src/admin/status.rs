@@ -113,11 +113,9 @@ fn by_reason(counts: &[u64]) -> BTreeMap<&'static str, u64> {
 
 impl<'a> UpstreamStatus<'a> {
     fn new(upstream: &'a Upstream, reading: &UpstreamReading) -> Self {
-        let Upstream { name, host, port, .. } = upstream;
-        let v6 = host.contains(':');
         UpstreamStatus {
-            name,
-            address: if v6 { format!("[{host}]:{port}") } else { format!("{host}:{port}") },
+            name: &upstream.name,
+            address: upstream.endpoint.to_string(),
             up: reading.up,
             in_flight: reading.in_flight,
             max_in_flight: reading.in_flight_limit,

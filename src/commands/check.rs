@@ -134,10 +134,9 @@ fn summary(config: &Config) -> String {
             Budget::Auto { .. } => " (auto)",
         };
         parts.push(format!(
-            "upstream {} at {}:{} with {}{found} in flight at most",
+            "upstream {} at {} with {}{found} in flight at most",
             upstream.name,
-            upstream.host,
-            upstream.port,
+            upstream.endpoint,
             upstream.max_in_flight.most()
         ));
     }
@@ -190,6 +189,9 @@ fn explain(loaded: &Loaded, request: &Described<'_>) -> String {
     if route.admission != AdmissionMode::Deny {
         out.push('\n');
         out.push_str(&loaded.effective_upstream(route.upstream).to_toml());
+        if let Some(tls) = loaded.effective_upstream_tls(route.upstream) {
+            out.push_str(&format!("\n{}", tls.to_toml()));
+        }
     }
     out
 }

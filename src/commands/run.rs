@@ -122,8 +122,7 @@ fn announce(sidecar: &Sidecar) {
     for upstream in &config.upstreams {
         tracing::info!(
             upstream = upstream.name,
-            host = upstream.host,
-            port = upstream.port,
+            url = upstream.url(),
             max_in_flight = %upstream.max_in_flight,
             "forwarding"
         );

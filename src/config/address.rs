@@ -3,29 +3,82 @@
 //! Pure parsers: each says what is wrong and what to write instead, and knows no positions.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use super::diagnostic::Code;
-use super::model::Cidr;
+use super::model::{Cidr, Endpoint, Listen};
 use super::words::Trouble;
+
+/// The longest path of a Unix socket, in bytes: `sun_path` on Linux, less the byte that ends it.
+const MAX_SOCKET_PATH: usize = 107;
 
 /// The application's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Without brackets.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) endpoint: Endpoint,
+    pub(super) kind: TargetKind,
+}
+
+/// What its URL begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TargetKind {
+    Http,
+    H2c,
+    Https,
+}
+
+/// `0.0.0.0:8080`, `[::]:8080`, `unix:/run/tidegate.sock`.
+pub(super) fn parse_listen(text: &str) -> Result<Listen, Trouble> {
+    match text.strip_prefix("unix:") {
+        Some(path) => parse_socket(text, path, Code::BadAddress).map(Listen::Unix),
+        None => parse_address(text).map(Listen::Tcp),
+    }
+}
+
+/// The path behind `unix:`.
+fn parse_socket(text: &str, path: &str, code: Code) -> Result<PathBuf, Trouble> {
+    let bad = |help: String| {
+        let message = format!("\"{text}\" is not the path of a Unix socket");
+        Err(Trouble::new(code, message, help))
+    };
+    let plain = path.trim_start_matches('/');
+    if plain.is_empty() {
+        return bad("write it as \"unix:/run/app.sock\"".to_owned());
+    }
+    if path.starts_with("//") || !path.starts_with('/') {
+        return bad(format!("write an absolute path: \"unix:/{plain}\""));
+    }
+    if path.len() > MAX_SOCKET_PATH {
+        return bad(format!(
+            "the system takes at most {MAX_SOCKET_PATH} bytes: choose a shorter one"
+        ));
+    }
+    if path.ends_with('/') || path.contains('\0') {
+        return bad("write the path of a file, such as \"unix:/run/app.sock\"".to_owned());
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// The path of a file, absolute or relative.
+pub(super) fn parse_path(text: &str) -> Result<PathBuf, Trouble> {
+    if text.is_empty() || text.contains('\0') {
+        let message = format!("\"{}\" is not the path of a file", text.escape_default());
+        let help = "write a path, such as \"/etc/tidegate/tls.crt\"";
+        return Err(Trouble::new(Code::BadPath, message, help));
+    }
+    Ok(PathBuf::from(text))
 }
 
 /// `0.0.0.0:8080`, `[::]:8080`.
-pub(super) fn parse_listen(text: &str) -> Result<SocketAddr, Trouble> {
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, Trouble> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
     if text.starts_with("unix:") {
         return Err(Trouble::new(
-            Code::NotYetSupported,
-            "listening on a Unix socket is not supported yet",
-            "write an IP address and a port, such as \"127.0.0.1:8080\"",
+            Code::BadAddress,
+            format!("\"{text}\" is not an IP address with a port"),
+            "only clients can connect to a Unix socket: write \"127.0.0.1:9909\"",
         ));
     }
     let bad = |help: String| {
@@ -102,24 +155,19 @@ fn first_address(address: IpAddr, prefix: u8) -> IpAddr {
     }
 }
 
-/// `http://HOST[:PORT]`.
+/// `http://HOST[:PORT]`, the same with `h2c` or `https`, or `unix:/PATH`.
 pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
     let bad = |message: String, help: String| Err(Trouble::new(Code::BadUrl, message, help));
-    let later = ["https:", "h2c:", "unix:"];
-    let lower = text.to_ascii_lowercase();
-    if let Some(scheme) = later.iter().find(|scheme| lower.starts_with(**scheme)) {
-        return Err(Trouble::new(
-            Code::NotYetSupported,
-            format!("upstream URLs with `{scheme}` are not supported yet"),
-            "write \"http://HOST:PORT\"",
-        ));
+    if let Some(path) = text.strip_prefix("unix:") {
+        let endpoint = Endpoint::Unix(parse_socket(text, path, Code::BadUrl)?);
+        return Ok(Target { endpoint, kind: TargetKind::Http });
     }
     // Before all that quotes the text or parts of it: a password may hold `/`, `?` and `#`.
     if let Some((_, host)) = text.rsplit_once('@') {
         let host = host.split(['/', '?', '#']).next().filter(|host| !host.is_empty());
         return bad(
             "an upstream URL with a user name or password is not supported".to_owned(),
-            format!("write \"http://{}\"", host.unwrap_or("HOST:PORT")),
+            format!("write \"{}://{}\"", scheme_of(text), host.unwrap_or("HOST:PORT")),
         );
     }
     let Some((scheme, rest)) = text.split_once(':') else {
@@ -128,22 +176,32 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
             format!("write \"http://{}:8000\"", if text.is_empty() { "127.0.0.1" } else { text }),
         );
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
+    let lower = scheme.to_ascii_lowercase();
+    let (kind, default_port) = match lower.as_str() {
+        "http" => (TargetKind::Http, 80),
+        "h2c" => (TargetKind::H2c, 80),
+        "https" => (TargetKind::Https, 443),
+        "h2" | "http2" | "grpc" if rest.starts_with("//") => {
+            return bad(
+                format!("upstream URLs with `{scheme}:` are not supported"),
+                "for HTTP/2 write \"h2c://HOST:PORT\", or \"https://HOST:PORT\" with TLS"
+                    .to_owned(),
+            );
+        }
         _ if !rest.starts_with("//") => {
             return bad(format!("\"{text}\" has no scheme"), format!("write \"http://{text}\""));
         }
         _ => {
             return bad(
                 format!("upstream URLs with `{scheme}:` are not supported"),
-                "write \"http://HOST:PORT\"".to_owned(),
+                "write \"http://HOST:PORT\", or another URL with h2c, https or unix".to_owned(),
             );
         }
-    }
+    };
     let Some(rest) = rest.strip_prefix("//") else {
         return bad(
             format!("\"{text}\" is not an upstream URL"),
-            "two slashes follow the scheme: \"http://HOST:PORT\"".to_owned(),
+            format!("two slashes follow the scheme: \"{lower}://HOST:PORT\""),
         );
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -151,17 +209,33 @@ pub(super) fn parse_url(text: &str) -> Result<Target, Trouble> {
     if !matches!(tail, "" | "/") {
         return bad(
             format!("\"{text}\" has more than a host and a port"),
-            format!("the path of a request is forwarded as it is: write \"http://{authority}\""),
+            format!("the path of a request is forwarded as it is: write \"{lower}://{authority}\""),
         );
     }
-    parse_authority(authority).map_err(|help| {
-        let message = format!("\"{text}\" is not an upstream URL");
-        Trouble::new(Code::BadUrl, message, help)
-    })
+    match parse_authority(authority, &lower, default_port) {
+        Ok((host, port)) => {
+            Ok(Target { endpoint: Endpoint::Tcp { host: host.to_owned(), port }, kind })
+        }
+        Err(help) => bad(format!("\"{text}\" is not an upstream URL"), help),
+    }
+}
+
+/// The scheme of a URL that is otherwise wrong, for the help.
+fn scheme_of(text: &str) -> &'static str {
+    let known = ["https", "h2c"].into_iter();
+    let mut known = known.filter(|scheme| {
+        let begins = text.get(..scheme.len()).is_some_and(|t| t.eq_ignore_ascii_case(scheme));
+        begins && text[scheme.len()..].starts_with("://")
+    });
+    known.next().unwrap_or("http")
 }
 
 /// The error is the help.
-fn parse_authority(authority: &str) -> Result<Target, String> {
+fn parse_authority<'t>(
+    authority: &'t str,
+    scheme: &str,
+    default_port: u16,
+) -> Result<(&'t str, u16), String> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (host, tail) = rest.split_once(']').ok_or("a `]` is missing after the address")?;
         let is_v6 = matches!(host.parse(), Ok(IpAddr::V6(_)));
@@ -171,10 +245,14 @@ fn parse_authority(authority: &str) -> Result<Target, String> {
         match tail.strip_prefix(':') {
             Some(port) => (host, Some(port)),
             None if tail.is_empty() => (host, None),
-            None => return Err("after `]` comes nothing or a port: \"http://[::1]:8000\"".into()),
+            None => {
+                return Err(format!(
+                    "after `]` comes nothing or a port: \"{scheme}://[::1]:8000\""
+                ));
+            }
         }
     } else if authority.parse::<std::net::Ipv6Addr>().is_ok() {
-        return Err(format!("an IPv6 address needs brackets: \"http://[{authority}]:8000\""));
+        return Err(format!("an IPv6 address needs brackets: \"{scheme}://[{authority}]:8000\""));
     } else {
         match authority.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -182,18 +260,18 @@ fn parse_authority(authority: &str) -> Result<Target, String> {
         }
     };
     let port = match port.map(str::parse::<u16>) {
-        None => 80,
+        None => default_port,
         Some(Ok(port)) if port > 0 => port,
         Some(_) => return Err("a port is 1 to 65535".to_owned()),
     };
     if host.is_empty() {
-        return Err("the host is missing: \"http://127.0.0.1:8000\"".to_owned());
+        return Err(format!("the host is missing: \"{scheme}://127.0.0.1:8000\""));
     }
     let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     if !host.chars().all(is_host) {
         return Err("a host is a name or an IP address, such as app or 127.0.0.1".to_owned());
     }
-    Ok(Target { host: host.to_owned(), port })
+    Ok((host, port))
 }
 
 #[cfg(test)]
@@ -203,16 +281,21 @@ mod tests {
     #[test]
     fn upstream_urls_are_read() {
         let cases = [
-            ("http://127.0.0.1:8000", "127.0.0.1", 8000),
-            ("http://app", "app", 80),
-            ("HTTP://app:1/", "app", 1),
-            ("http://[::1]:8000", "::1", 8000),
-            ("http://my_app.svc.local:65535", "my_app.svc.local", 65535),
+            ("http://127.0.0.1:8000", "127.0.0.1", 8000, TargetKind::Http),
+            ("http://app", "app", 80, TargetKind::Http),
+            ("HTTP://app:1/", "app", 1, TargetKind::Http),
+            ("http://[::1]:8000", "::1", 8000, TargetKind::Http),
+            ("http://my_app.svc.local:65535", "my_app.svc.local", 65535, TargetKind::Http),
+            ("h2c://app", "app", 80, TargetKind::H2c),
+            ("https://app", "app", 443, TargetKind::Https),
+            ("HTTPS://[::1]/", "::1", 443, TargetKind::Https),
         ];
-        for (text, host, port) in cases {
-            let target = Target { host: host.to_owned(), port };
+        for (text, host, port, kind) in cases {
+            let target = Target { endpoint: Endpoint::Tcp { host: host.to_owned(), port }, kind };
             assert_eq!(parse_url(text), Ok(target), "{text}");
         }
+        let unix = Endpoint::Unix("/run/app.sock".into());
+        assert_eq!(parse_url("unix:/run/app.sock").unwrap().endpoint, unix);
     }
 
     #[test]
@@ -232,7 +315,13 @@ mod tests {
             ("http://:80", "host is missing"),
             ("http://a b", "a name or an IP address"),
             ("ftp://app", "http://HOST:PORT"),
-            ("https://app", "http://HOST:PORT"),
+            ("grpc://app", "h2c://HOST:PORT"),
+            ("https://u:p@app:1", "write \"https://app:1\""),
+            ("https://app/api", "write \"https://app\""),
+            ("unix:", "unix:/run/app.sock"),
+            ("unix:run/app", "write an absolute path: \"unix:/run/app\""),
+            ("unix:///run/app", "write an absolute path: \"unix:/run/app\""),
+            ("unix:/run/", "the path of a file"),
             ("http:app", "two slashes"),
             ("", "http://127.0.0.1:8000"),
         ];
@@ -245,6 +334,9 @@ mod tests {
     #[test]
     fn bad_listen_addresses_say_what_to_write() {
         assert!(parse_listen("[::]:8080").is_ok());
+        assert_eq!(parse_listen("unix:/run/t"), Ok(Listen::Unix("/run/t".into())));
+        let long = format!("unix:/{}", "x".repeat(107));
+        assert!(parse_listen(&long).unwrap_err().help.contains("107"));
         let cases = [
             (":8080", "\"0.0.0.0:8080\""),
             ("8080", "\"0.0.0.0:8080\""),

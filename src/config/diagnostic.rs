@@ -105,6 +105,12 @@ codes! {
     MeaninglessKey = Error "meaningless-key",
     /// Bounds of `max_in_flight = "auto"` in the wrong order.
     AutoBounds = Error "auto-bounds",
+    /// Both one pair of certificate and key and a list of them.
+    TwoCertificateForms = Error "two-certificate-forms",
+    /// A file of a certificate or key that cannot be used.
+    BadCertificate = Error "bad-certificate",
+    /// A key that belongs to another certificate.
+    KeyMismatch = Error "key-mismatch",
     /// A stream route without a bound.
     UnboundedStream = Error "unbounded-stream",
     /// More slots reserved than there are.
@@ -137,6 +143,10 @@ codes! {
     NeverTrusted = Warning "never-trusted",
     /// Newest first, where slots come free after hours.
     OrderOfStreams = Warning "order-of-streams",
+    /// A certificate that nobody accepts any more.
+    CertificateExpired = Warning "certificate-expired",
+    /// A private key that is not private.
+    OpenKey = Warning "open-key",
     /// A route that is to be enforced below an upstream that is not.
     EnforceWithoutEffect = Warning "enforce-without-effect",
 }

@@ -1,10 +1,12 @@
 //! The configuration as it runs, written as a file again, with the origin of each value beside it.
 
+mod tls;
+
 use std::time::Duration;
 
 use super::model::{
     AccessLog, AdmissionMode, Budget, ClientAbort, FairBy, Forwarded, LogFormat, LogLevel, Match,
-    Order, RejectBody, RetryAfter, Route, RouteKind, Standing, Upstream,
+    Order, Paths, RejectBody, RetryAfter, Route, RouteKind, Standing,
 };
 use super::units::{format_duration, format_size};
 use super::words::word_of;
@@ -42,9 +44,13 @@ impl Loaded {
     /// Every table, with defaults and inheritance applied. Keys with one possible value are left
     /// out.
     pub fn effective(&self) -> Vec<Section> {
-        let mut sections = vec![self.server(), self.admin(), self.log()];
-        let upstreams = 0..self.config.upstreams.len();
-        sections.extend(upstreams.map(|index| self.effective_upstream(index)));
+        let mut sections = vec![self.server()];
+        sections.extend(self.server_tls());
+        sections.extend([self.admin(), self.log()]);
+        for index in 0..self.config.upstreams.len() {
+            sections.push(self.effective_upstream(index));
+            sections.extend(self.effective_upstream_tls(index));
+        }
         let routes = 0..self.config.routes.len();
         sections.extend(routes.map(|index| self.effective_route(index)));
         sections
@@ -70,11 +76,13 @@ impl Loaded {
             .key("max_connections", server.max_connections.to_string())
             .key("header_timeout", quoted(&format_duration(server.header_timeout)))
             .key("idle_timeout", quoted(&format_duration(server.idle_timeout)))
+            .key("max_streams", server.max_streams.to_string())
             .key("max_header_bytes", quoted(&format_size(server.max_header_bytes as u64)))
             .key("drain_delay", quoted(&format_duration(server.drain_delay)))
             .key("shutdown_grace", quoted(&format_duration(server.shutdown_grace)))
             .key("trusted_proxies", strings(&trusted))
             .key("forwarded", quoted(word_of(Forwarded::WORDS, &server.forwarded)))
+            .key("proxy_protocol", server.proxy_protocol.to_string())
             .section
     }
 
@@ -95,18 +103,24 @@ impl Loaded {
     /// The table of one upstream.
     pub fn effective_upstream(&self, index: usize) -> Section {
         let upstream = &self.config.upstreams[index];
-        let alone = self.config.upstreams.len() == 1 && upstream.name == "default";
-        let header =
-            if alone { "[upstream]".to_owned() } else { format!("[upstreams.{}]", upstream.name) };
+        let header = format!("[{}]", self.upstream_title(index));
         let table = Table::new(self, &format!("upstream {}", upstream.name), &header)
-            .key("url", quoted(&url(upstream)));
+            .key("url", quoted(&upstream.url()));
         budget_keys(table, upstream.max_in_flight)
             .key("class_floor", quoted(&format!("{}%", upstream.class_floor)))
             .key("enforce", upstream.enforce.to_string())
             .key("max_connections", upstream.max_connections.to_string())
             .key("connect_timeout", quoted(&format_duration(upstream.connect_timeout)))
+            .key("dns_refresh", quoted(&format_duration(upstream.dns_refresh)))
             .key("idle_timeout", quoted(&format_duration(upstream.idle_timeout)))
             .section
+    }
+
+    /// `upstream`, or `upstreams.NAME`.
+    fn upstream_title(&self, index: usize) -> String {
+        let upstream = &self.config.upstreams[index];
+        let alone = self.config.upstreams.len() == 1 && upstream.name == "default";
+        if alone { "upstream".to_owned() } else { format!("upstreams.{}", upstream.name) }
     }
 
     /// The table of one route, with what it inherits. Keys without meaning on such a route are left
@@ -127,6 +141,8 @@ impl Loaded {
         table
             .key("response_timeout", time_or_off(route.response_timeout))
             .key("idle_body_timeout", time_or_off(route.idle_body_timeout))
+            .key("tunnel_idle_timeout", time_or_off(route.tunnel_idle_timeout))
+            .key("paths", quoted(word_of(Paths::WORDS, &route.paths)))
             .key("on_client_abort", quoted(word_of(ClientAbort::WORDS, &route.on_client_abort)))
             .reject(route)
             .section
@@ -275,14 +291,6 @@ fn conditions(matches: &Match) -> String {
         parts.push(format!("hosts = {}", strings(&matches.hosts)));
     }
     format!("{{ {} }}", parts.join(", "))
-}
-
-fn url(upstream: &Upstream) -> String {
-    if upstream.host.contains(':') {
-        format!("http://[{}]:{}", upstream.host, upstream.port)
-    } else {
-        format!("http://{}:{}", upstream.host, upstream.port)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The types that single keys have, with rules of their own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
@@ -9,8 +10,8 @@ use super::context::Context;
 use super::diagnostic::Code;
 use super::matching::check_header;
 use super::model::{
-    AccessLog, AdmissionMode, Cidr, ClientAbort, FairBy, Forwarded, LogFormat, LogLevel, Order,
-    RejectBody, RetryAfter, RouteKind, Standing,
+    AccessLog, AdmissionMode, Cidr, ClientAbort, FairBy, Forwarded, Listen, LogFormat, LogLevel,
+    Order, Paths, RejectBody, RetryAfter, RouteKind, Standing, TlsVersion,
 };
 use super::node::{Node, Shape};
 use super::raw::{DAY, HOUR};
@@ -21,6 +22,17 @@ use super::words::{Trouble, or_variable, read_text, words};
 /// Text whose rules depend on more than itself: `resolve` checks it.
 #[derive(Clone, Debug)]
 pub(super) struct Text(pub(super) String);
+
+/// The path of a file.
+#[derive(Clone, Debug)]
+pub(super) struct FilePath(pub(super) PathBuf);
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum ClientAuth {
+    Required,
+    Optional,
+}
 
 /// Worker threads; none: as many as there are cores.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +87,9 @@ words!(ClientAbort { "cancel" => Self::Cancel, "finish" => Self::Finish } later 
 words!(Order {
     "fifo" => Self::Fifo, "lifo" => Self::Lifo, "adaptive" => Self::Adaptive,
 } later {});
+words!(Paths { "any" => Self::Any, "strict" => Self::Strict } later {});
+words!(ClientAuth { "required" => Self::Required, "optional" => Self::Optional } later {});
+words!(TlsVersion { "1.2" => Self::V1_2, "1.3" => Self::V1_3 } later {});
 words!(Control { "off" => Self } later { "loopback" });
 
 // === values with rules of their own ===
@@ -86,6 +101,16 @@ impl Value for Text {
 
     fn schema() -> Json {
         json!({ "type": "string" })
+    }
+}
+
+impl Value for FilePath {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_text(node, "the path of a file", cx, |text| address::parse_path(text).map(Self))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1 })
     }
 }
 
@@ -269,21 +294,41 @@ impl Value for RetryAfter {
     }
 }
 
+/// Reads the address of a listener.
+fn read_listen<T>(
+    node: &Node<'_>,
+    cx: &mut Context<'_>,
+    parse: impl FnOnce(&str) -> Result<T, Trouble>,
+) -> Option<T> {
+    match &node.shape {
+        Shape::Integer(Some(port)) if (0..=65_535).contains(port) => {
+            node.wrong_type::<()>("an IP address with a port", cx);
+            let last = cx.diagnostics.last_mut()?;
+            last.help(format!("write \"0.0.0.0:{port}\" for all addresses of the machine"));
+            None
+        }
+        _ => read_text(node, "an IP address with a port", cx, parse),
+    }
+}
+
 impl Value for SocketAddr {
     fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        match &node.shape {
-            Shape::Integer(Some(port)) if (0..=65_535).contains(port) => {
-                node.wrong_type::<()>("an IP address with a port", cx);
-                let last = cx.diagnostics.last_mut()?;
-                last.help(format!("write \"0.0.0.0:{port}\" for all addresses of the machine"));
-                None
-            }
-            _ => read_text(node, "an IP address with a port", cx, address::parse_listen),
-        }
+        read_listen(node, cx, address::parse_address)
     }
 
     fn schema() -> Json {
-        json!({ "type": "string", "examples": ["0.0.0.0:8080", "[::]:8080"] })
+        json!({ "type": "string", "examples": ["0.0.0.0:9909", "[::]:9909"] })
+    }
+}
+
+impl Value for Listen {
+    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
+        read_listen(node, cx, address::parse_listen)
+    }
+
+    fn schema() -> Json {
+        let examples = ["0.0.0.0:8080", "[::]:8080", "unix:/run/tidegate.sock"];
+        json!({ "type": "string", "examples": examples })
     }
 }
 
@@ -293,7 +338,8 @@ impl Value for Target {
     }
 
     fn schema() -> Json {
-        json!({ "type": "string", "pattern": r"^[Hh][Tt][Tt][Pp]://[^/]+/?$|\$\{" })
+        let pattern = r"^([Hh][Tt][Tt][Pp][Ss]?|[Hh]2[Cc])://[^/]+/?$|^unix:/[^/]|\$\{";
+        json!({ "type": "string", "pattern": pattern })
     }
 }
 

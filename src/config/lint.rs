@@ -4,9 +4,10 @@
 //! Warnings are for what runs and is probably not meant. None fires on a default.
 
 mod budgets;
+mod listeners;
+mod tls;
 mod waiting;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::context::Context;
@@ -15,7 +16,6 @@ use super::model::{AdmissionMode, Route, RouteKind};
 use super::overlap;
 use super::resolve::{Draft, RouteDraft};
 use super::units::format_duration;
-use super::values::At;
 
 /// After which `docker stop` kills.
 const DOCKER_STOP: Duration = Duration::from_secs(10);
@@ -26,7 +26,8 @@ const BALANCER_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Looks at everything. Raises the default of `max_connections` where the routes need more.
 pub(super) fn check(draft: &mut Draft, cx: &mut Context<'_>) {
-    listeners(draft, cx);
+    listeners::check(draft, cx);
+    tls::check(draft, cx);
     server_times(draft, cx);
     for (index, route) in draft.routes.iter().enumerate() {
         let model = &draft.config.routes[index];
@@ -37,81 +38,6 @@ pub(super) fn check(draft: &mut Draft, cx: &mut Context<'_>) {
     }
     budgets::check(draft, cx);
     overlap::check(draft, cx);
-}
-
-// === listeners ===
-
-fn listeners(draft: &Draft, cx: &mut Context<'_>) {
-    let (server, admin) = (&draft.server.listen, &draft.admin.listen);
-    if server.is_bad() {
-        return;
-    }
-    let listen = &server.value().0;
-    if listen.is_empty() {
-        cx.report(Code::OutOfRange, server.place(), "`listen` is empty", "no address")
-            .help("give at least one address: listen = [\"0.0.0.0:8080\"]");
-    }
-    for (index, At { value, place }) in listen.iter().enumerate() {
-        if let Some(first) = listen[..index].iter().find(|other| conflict(other.value, *value)) {
-            cx.report(
-                Code::AddressConflict,
-                *place,
-                format!("{value} cannot be bound beside {}", first.value),
-                "again here",
-            )
-            .at(first.place, "first here")
-            .help("remove one of them");
-        }
-        if !admin.is_bad() && conflict(*value, *admin.value()) {
-            let both = [(*place, "clients"), (admin.place(), "metrics and health")];
-            let mut diagnostic = Diagnostic::new(
-                Code::AddressConflict,
-                format!("clients and the admin listener share port {}", value.port()),
-            );
-            for (place, label) in both {
-                diagnostic.at(place, label);
-            }
-            diagnostic.help("give the admin listener a port of its own, such as 9909");
-            cx.diagnostics.push(diagnostic);
-        }
-        loops(draft, *value, cx);
-    }
-}
-
-/// Whether the system would refuse to bind both.
-fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
-    let overlaps = a.ip() == b.ip()
-        || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
-    a.port() != 0 && a.port() == b.port() && overlaps
-}
-
-/// An upstream that is the listener itself.
-fn loops(draft: &Draft, listen: SocketAddr, cx: &mut Context<'_>) {
-    for (raw, model) in draft.upstreams.iter().zip(&draft.config.upstreams) {
-        let same = match model.host.parse::<std::net::IpAddr>() {
-            Ok(ip) => {
-                // An unspecified IPv6 listener accepts IPv4 too.
-                let reaches = listen.is_ipv6() || ip.is_ipv4();
-                ip == listen.ip() || (ip.is_loopback() && listen.ip().is_unspecified() && reaches)
-            }
-            Err(_) => {
-                let open = listen.ip().is_unspecified() || listen.ip().is_loopback();
-                model.host.eq_ignore_ascii_case("localhost") && open
-            }
-        };
-        if same && model.port == listen.port() {
-            cx.report(
-                Code::ForwardingLoop,
-                raw.table.url.place(),
-                format!(
-                    "the upstream `{}` is tidegate itself, which listens on {listen}",
-                    raw.name
-                ),
-                "would forward to itself",
-            )
-            .help("let the application listen on another port, and write that one");
-        }
-    }
 }
 
 fn server_times(draft: &Draft, cx: &mut Context<'_>) {
@@ -250,46 +176,5 @@ fn route_times(route: &RouteDraft, model: &Route, cx: &mut Context<'_>) {
         cx.report(Code::WaitAboveTimeout, place, message, "").help(
             "a short wait keeps the queue fresh: lower `max_wait`, or raise `response_timeout`",
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{self, Overrides};
-
-    fn codes(listen: &str, upstream: &str) -> Vec<&'static str> {
-        let text = format!(
-            "[server]\nlisten = {listen}\n[upstream]\nurl = \"http://{upstream}\"\n\
-             max_in_flight = 8\n"
-        );
-        match config::parse("t", &text, &[], &Overrides::default()) {
-            Ok(_) => Vec::new(),
-            Err(report) => report.diagnostics().iter().map(|d| d.code().name()).collect(),
-        }
-    }
-
-    #[test]
-    fn addresses_that_the_system_would_refuse_conflict() {
-        let conflict = |a: &str, b: &str| conflict(a.parse().unwrap(), b.parse().unwrap());
-        assert!(conflict("0.0.0.0:80", "127.0.0.1:80"));
-        assert!(conflict("[::1]:80", "[::]:80"));
-        assert!(conflict("10.0.0.1:80", "10.0.0.1:80"));
-        assert!(!conflict("0.0.0.0:80", "0.0.0.0:81"));
-        assert!(!conflict("127.0.0.1:80", "127.0.0.2:80"));
-        assert!(!conflict("0.0.0.0:80", "[::]:80"));
-        assert!(!conflict("0.0.0.0:0", "0.0.0.0:0"), "the system chooses two ports");
-    }
-
-    #[test]
-    fn an_upstream_that_is_the_listener_is_found() {
-        let (loops, fine) = (vec!["forwarding-loop"], Vec::<&str>::new());
-        assert_eq!(codes("\"0.0.0.0:80\"", "127.0.0.1:80"), loops);
-        assert_eq!(codes("\"0.0.0.0:80\"", "localhost"), loops);
-        assert_eq!(codes("\"[::]:80\"", "127.0.0.1"), loops);
-        assert_eq!(codes("\"10.0.0.1:80\"", "10.0.0.1"), loops);
-        assert_eq!(codes("\"0.0.0.0:80\"", "127.0.0.1:81"), fine);
-        assert_eq!(codes("\"0.0.0.0:80\"", "[::1]:80"), fine);
-        assert_eq!(codes("\"0.0.0.0:80\"", "app:80"), fine);
     }
 }

@@ -3,8 +3,14 @@
 //! Plain data without serde and without positions. What stands here is what runs; `raw` describes
 //! the file and `resolve` turns one into the other.
 
+mod listen;
+mod tls;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+pub use listen::{Endpoint, Listen};
+pub use tls::{CertificateFiles, ClientCertificates, Scheme, ServerTls, TlsVersion, UpstreamTls};
 
 /// A whole, valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +31,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Server {
     /// At least one address to accept clients on. Port 0 lets the system choose.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// Worker threads, 1 to 64. Default: the available cores, at most 4.
     pub workers: usize,
     /// Client connections at once, 1 to 1,000,000. Default 4,096.
@@ -34,6 +40,8 @@ pub struct Server {
     pub header_timeout: Duration,
     /// Between two requests of a connection, and before its first byte. Default 75 s.
     pub idle_timeout: Duration,
+    /// Requests at once on one HTTP/2 connection, 1 to 1,000. Default 100.
+    pub max_streams: u32,
     /// The largest request head in bytes, 8 KiB to 1 MiB. Default 32 KiB.
     pub max_header_bytes: usize,
     /// After SIGTERM: how long `/ready` fails while connections are still accepted. Default 0.
@@ -44,6 +52,10 @@ pub struct Server {
     pub trusted_proxies: Vec<Cidr>,
     /// Which forwarding fields are written. Default `x-forwarded`.
     pub forwarded: Forwarded,
+    /// Connections of trusted proxies begin with a header of the PROXY protocol. Default false.
+    pub proxy_protocol: bool,
+    /// What clients speak TLS with, on every address; `None`: they speak it on none. Default none.
+    pub tls: Option<ServerTls>,
 }
 
 /// An address range in CIDR notation; a single address is a range of one.
@@ -129,10 +141,12 @@ pub enum AccessLog {
 pub struct Upstream {
     /// Its name in metrics; `default` for `[upstream]`.
     pub name: String,
-    /// Host name or address, without brackets. IPv6 addresses are stored bare.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// What it speaks there.
+    pub scheme: Scheme,
+    /// How old an answer of the resolver may be. Default 5 s.
+    pub dns_refresh: Duration,
     /// Requests in flight at once over all routes that share the budget. Default 16.
     pub max_in_flight: Budget,
     /// The least part of the grants that each class that waits gets, in percent, 0 to 12. Default
@@ -205,6 +219,10 @@ pub struct Route {
     pub response_timeout: Option<Duration>,
     /// The longest silence inside either body; `None`: no bound. Default 30 s; none for streams.
     pub idle_body_timeout: Option<Duration>,
+    /// The longest silence in a tunnel (WebSocket), both ways; `None`: no bound. Default 1 h.
+    pub tunnel_idle_timeout: Option<Duration>,
+    /// Whether targets that can be read in several ways are refused. Default any.
+    pub paths: Paths,
     /// What becomes of a request in flight whose client left. Default cancel.
     pub on_client_abort: ClientAbort,
     /// What a rejection looks like.
@@ -286,6 +304,16 @@ pub enum ClientAbort {
     Cancel,
     /// Once the request was sent whole, the slot is held until the application is done.
     Finish,
+}
+
+/// Which request targets a route takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paths {
+    /// All: matched and forwarded as they came.
+    Any,
+    /// Those with one reading only: 400 for dot segments (`%2E` ones too), `//`, `%2F`, `%5C`, `\`,
+    /// `;` and `%00`.
+    Strict,
 }
 
 /// `[reject]`: what a rejection looks like.

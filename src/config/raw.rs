@@ -10,17 +10,19 @@ use serde_json::Value as Json;
 
 use super::address::Target;
 use super::context::{Context, Section};
-use super::kinds::{Budget, Control, Header, Percent, Slots, Status, Text, Trusted, Workers};
+use super::kinds::{
+    Budget, ClientAuth, Control, FilePath, Header, Percent, Slots, Status, Text, Trusted, Workers,
+};
 use super::model::{
-    AccessLog, AdmissionMode, ClientAbort, FairBy, Forwarded, LogFormat, LogLevel, Order,
-    RejectBody, RetryAfter, RouteKind, Standing,
+    AccessLog, AdmissionMode, ClientAbort, FairBy, Forwarded, Listen, LogFormat, LogLevel, Order,
+    Paths, RejectBody, RetryAfter, RouteKind, Standing, TlsVersion,
 };
 use super::node::Node;
 use super::source::Place;
 use super::table::{
     Entries, Field, Table, TableSchema, Value, default_of, key_name, read_nested, table,
 };
-use super::values::{Int, List, Only, OrOff, Size, Time};
+use super::values::{Int, List, OrOff, Size, Time};
 
 /// A day in milliseconds: the longest of the long timeouts.
 pub(super) const DAY: u64 = 86_400_000;
@@ -29,9 +31,11 @@ pub(super) const HOUR: u64 = 3_600_000;
 table! {
     /// The side that clients see: listeners, workers, connections, shutdown.
     Server {
-        /// IP addresses with ports to accept clients on, one or several. Default "0.0.0.0:8080".
-        /// Port 0 lets the system choose. None may be the admin address.
-        listen: List<SocketAddr> = "0.0.0.0:8080",
+        /// Where to accept clients, one or several: IP addresses with ports, or "unix:/PATH" for a
+        /// Unix socket. Default "0.0.0.0:8080". Port 0 lets the system choose. None may be the
+        /// admin address. A socket has mode 0660, is made anew where nobody listens on an old one,
+        /// and is removed at the end; its peers count as loopback.
+        listen: List<Listen> = "0.0.0.0:8080",
         /// Worker threads: "auto" or 1 to 64. Default "auto": the available cores (cgroup limits
         /// count), at most 4. A change needs a restart.
         workers: Workers = "auto",
@@ -45,6 +49,10 @@ table! {
         /// 10ms to 1d. Keep it longer than the idle timeout of a load balancer in front, usually 60
         /// s.
         idle_timeout: Time<10, DAY> = "75s",
+        /// Requests at once on one HTTP/2 connection. Default 100, 1 to 1000. A client waits with
+        /// more of them until some are answered. Each may hold a place in a queue, so that it also
+        /// bounds what one client can have queued over one connection.
+        max_streams: Int<1, 1_000> = "100",
         /// A size: the largest request head. Default "32KiB", 8KiB to 1MiB.
         max_header_bytes: Size<8192, 1_048_576> = "32KiB",
         /// A duration: after SIGTERM, how long `/ready` fails while connections are still accepted.
@@ -61,11 +69,59 @@ table! {
         /// Which forwarding fields are written towards the application: "x-forwarded", "rfc7239",
         /// "both" or "off". Default "x-forwarded".
         forwarded: Forwarded = "x-forwarded",
-        /// Whether clients send the PROXY protocol. Default false, the only value of this version.
-        proxy_protocol: Only<false> = "false",
+        /// Whether peers in `trusted_proxies` begin each connection with a header of the PROXY
+        /// protocol, version 1 or 2 (HAProxy's `send-proxy`, a network load balancer). Default
+        /// false. Its source is then the client's address. A connection of such a peer without a
+        /// valid header is closed; other peers send none, and theirs would be answered with 400.
+        /// The header comes before TLS, and is awaited for `header_timeout`.
+        proxy_protocol: bool = "false",
+        /// TLS on every address of `listen`. Default: none. Without it clients speak HTTP/1.1 or
+        /// HTTP/2 (by prior knowledge) in the clear.
+        tls: ServerTls,
     }
     required {}
-    later { "tls": "TLS on the listeners comes with a later version" }
+    later {}
+}
+
+table! {
+    /// TLS with clients. Files are PEM; a path is absolute, or relative to the working directory.
+    /// Files that change are read again within 10 s, without closing a connection; where the new
+    /// ones are wrong, the old ones stay in use and the log says why.
+    ServerTls {
+        /// The file of the certificate, followed by those that lead to its authority. Required,
+        /// with `key`, unless `certificates` is given.
+        cert: FilePath,
+        /// The file of the certificate's private key: PKCS #8, PKCS #1 or SEC1, not encrypted. Only
+        /// tidegate should be able to read it.
+        key: FilePath,
+        /// Several pairs { cert, key }. Instead of `cert` and `key`. A client gets the first that
+        /// is made out to the name that it asks for (SNI), else the first of all.
+        certificates: List<CertificatePair>,
+        /// The file of the authorities that sign clients' certificates. Default: none, and clients
+        /// are not asked for one.
+        client_ca: FilePath,
+        /// "required" (a client without a certificate is refused) or "optional" (one with a
+        /// certificate of another authority is). Default "required". Needs `client_ca`.
+        client_auth: ClientAuth = "required",
+        /// The oldest version that is spoken: "1.2" or "1.3". Default "1.2".
+        min_version: TlsVersion = "1.2",
+        /// Whether HTTP/2 is offered beside HTTP/1.1 (ALPN). Default true.
+        http2: bool = "true",
+    }
+    required {}
+    later {}
+}
+
+table! {
+    /// A certificate and its key.
+    CertificatePair {
+        /// The file of the certificate, followed by those that lead to its authority. Required.
+        cert: FilePath,
+        /// The file of its private key. Required.
+        key: FilePath,
+    }
+    required { "cert", "key" }
+    later {}
 }
 
 table! {
@@ -100,9 +156,13 @@ table! {
 table! {
     /// One application, and the budget of requests in flight that its routes share.
     Upstream {
-        /// Where the application listens: "http://HOST:PORT". Required. Port 80 unless given; no
-        /// path.
+        /// Where the application listens, and what it speaks. Required. "http://HOST:PORT":
+        /// HTTP/1.1; "h2c://HOST:PORT": HTTP/2 without TLS, as gRPC servers speak it;
+        /// "https://HOST:PORT": TLS, and HTTP/2 where the application chooses it; "unix:/PATH":
+        /// HTTP/1.1 over a Unix socket. Port 80 (https: 443) unless given; no path.
         url: Target,
+        /// TLS with the application. Default: as in its keys. Only beside an `https` URL.
+        tls: UpstreamTls,
         /// Requests that the application works on at once, over all routes; the others wait in the
         /// queue of their route. 1 to 100000, what it works on in parallel; or "auto", to have the
         /// number found by watching the application. Default 16, with a warning. Streams and exempt
@@ -134,6 +194,12 @@ table! {
         /// A duration: to open a connection, over all addresses of the host. Default "1s", 1ms to
         /// 5m.
         connect_timeout: Time<1, 300_000> = "1s",
+        /// A duration: how long an answer of the resolver is taken for true. Default "5s", 0s to
+        /// 1h; 0s: it is asked for each connection. It is asked at once when connecting fails.
+        /// Where it gives no answer, the last one holds. Connections to an address that is no
+        /// longer in the answer are not used for further requests. Without effect for IP addresses
+        /// and sockets.
+        dns_refresh: Time<0, HOUR> = "5s",
         /// A duration: how long an unused connection is kept. Default "4s", 1ms to 1h. Keep it
         /// below the application's own keep-alive (Node.js: 5 s), or requests meet closed
         /// connections.
@@ -141,9 +207,33 @@ table! {
     }
     required {}
     later {
-        "dns_refresh": "names are looked up for each new connection",
         "hold": "a refused connection is answered with 502 at once",
     }
+}
+
+table! {
+    /// TLS with the application, whose certificate is always verified. Files are PEM; a path is
+    /// absolute, or relative to the working directory. Files that change are read again within 10
+    /// s.
+    UpstreamTls {
+        /// The file of the authorities that may have signed the application's certificate. Default:
+        /// those of the system; where it has none, those of Mozilla, as of tidegate's release. For
+        /// a private authority, or a self-signed certificate itself.
+        ca: FilePath,
+        /// The file of the certificate that tidegate shows when it is asked for one. Default: none.
+        /// Needs `client_key`.
+        client_cert: FilePath,
+        /// The file of its private key. Needs `client_cert`.
+        client_key: FilePath,
+        /// The name that is asked for (SNI), and that the certificate must be made out to. Default:
+        /// the host of `url`.
+        server_name: Text,
+        /// Whether HTTP/2 is offered beside HTTP/1.1 (ALPN). Default true. false for an application
+        /// whose HTTP/2 is not to be used.
+        http2: bool = "true",
+    }
+    required {}
+    later {}
 }
 
 table! {
@@ -214,6 +304,16 @@ table! {
         /// Default "30s", 1ms to 1d. Stream routes do not inherit it: theirs is "off" unless set on
         /// the route.
         idle_body_timeout: OrOff<Time<1, DAY>> = "30s",
+        /// A duration or "off": the longest silence in a tunnel, such as a WebSocket, in both
+        /// directions together. Default "1h", 1ms to 1d. A tunnel holds its slot while it lives;
+        /// `idle_body_timeout` does not apply to it.
+        tunnel_idle_timeout: OrOff<Time<1, DAY>> = "1h",
+        /// Which request targets are taken: "any" or "strict". Default "any": each is matched and
+        /// forwarded as it came. "strict": 400 for those that an application may read otherwise
+        /// than tidegate, and so slip past a route: dot segments (`/../`, `/%2e/`), `//`, `%2F`,
+        /// `%5C`, a backslash, `;` and `%00` in the path. It holds for the route that such a target
+        /// matches as it came, so set it for all of an application.
+        paths: Paths = "any",
         /// What becomes of a request in flight whose client left: "cancel" closes the upstream
         /// connection; "finish" holds the slot until the application is done (for at most ten times
         /// `response_timeout`), for applications that do not notice a closed connection. So it does
@@ -225,9 +325,7 @@ table! {
         enforce: bool = "true",
     }
     required {}
-    later {
-        "tunnel_idle_timeout": "tunnels come with a later version",
-    }
+    later {}
 }
 
 table! {
@@ -284,6 +382,12 @@ table! {
         /// A duration or "off": the longest silence inside a body, 1ms to 1d. Default: that of
         /// `[defaults]`; "off" for a stream.
         idle_body_timeout: OrOff<Time<1, DAY>>,
+        /// A duration or "off": the longest silence in a tunnel (WebSocket), 1ms to 1d. Default:
+        /// that of `[defaults]`.
+        tunnel_idle_timeout: OrOff<Time<1, DAY>>,
+        /// "any" or "strict": whether ambiguous targets are answered with 400. Default: that of
+        /// `[defaults]`.
+        paths: Paths,
         /// "cancel" or "finish". Default: that of `[defaults]`.
         on_client_abort: ClientAbort,
         /// Whether rejections are carried out; false: shadow mode. Default: that of `[defaults]`.
@@ -292,9 +396,7 @@ table! {
         reject: RouteReject,
     }
     required { "name" }
-    later {
-        "tunnel_idle_timeout": "tunnels come with a later version",
-    }
+    later {}
 }
 
 table! {
@@ -340,6 +442,9 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
         };
         return Some(format!("conditions stand in `match`: match = {{ {key} = ... }}"));
     }
+    if let Some(hint) = hint_of_tls(name, keys) {
+        return Some(hint);
+    }
     let ours = match name {
         "concurrency" | "limit" | "max_concurrency" | "max_concurrent_requests" | "slots" => {
             "max_in_flight"
@@ -361,4 +466,27 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
     let home = SECTIONS.iter().find(|(_, keys)| keys.contains(&ours))?.0;
     let also = if home == "defaults" { " or a `[[route]]`" } else { "" };
     Some(format!("`{ours}` belongs in `[{home}]`{also}"))
+}
+
+/// Help for keys of TLS that other programs have.
+fn hint_of_tls(name: &str, keys: &[&str]) -> Option<String> {
+    let switches = ["insecure", "verify", "skip_verify", "insecure_skip_verify", "tls_verify"];
+    if switches.contains(&name) && !keys.contains(&"client_auth") {
+        let why = "the application's certificate is always verified: without that, TLS keeps nobody \
+                   out who stands in between";
+        let instead = "for a private authority or a self-signed certificate give its file, \
+                       `[upstream.tls]` ca = \"ca.pem\"; for another name, server_name = \"NAME\"";
+        return Some(format!("{why}; {instead}"));
+    }
+    let ours = match name {
+        "certificate" | "cert_file" | "certfile" => "cert",
+        "private_key" | "key_file" | "keyfile" => "key",
+        "ca_file" | "ca_cert" | "root_ca" if keys.contains(&"client_ca") => "client_ca",
+        "ca_file" | "ca_cert" | "root_ca" | "roots" => "ca",
+        "sni" | "hostname" => "server_name",
+        "verify" | "client_verify" | "verify_client" => "client_auth",
+        "alpn" | "protocols" => "http2",
+        _ => return None,
+    };
+    keys.contains(&ours).then(|| format!("here it is called `{ours}`"))
 }

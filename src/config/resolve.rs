@@ -5,6 +5,7 @@
 //! `lint` then judges the values together.
 
 mod routes;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -15,7 +16,7 @@ use super::context::Context;
 use super::diagnostic::{Code, Diagnostic};
 use super::kinds::{Budget as RawBudget, Percent};
 use super::matching::check_name;
-use super::model::{Admin, Budget, Config, Log, Server, Upstream};
+use super::model::{Admin, Budget, Config, Endpoint, Log, Scheme, Server, Upstream};
 use super::raw;
 use super::root::{Named, Root};
 use super::source::Place;
@@ -48,10 +49,16 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
         }
     };
     note("server", root.server.places());
+    if let Some(tls) = root.server.tls.get() {
+        note("server tls", tls.places());
+    }
     note("admin", root.admin.places());
     note("log", root.log.places());
     for upstream in &root.upstreams {
         note(&format!("upstream {}", upstream.name), upstream.table.places());
+        if let Some(tls) = upstream.table.tls.get() {
+            note(&format!("upstream {} tls", upstream.name), tls.places());
+        }
     }
     let upstreams = root.upstreams.iter().map(|named| upstream(named, cx)).collect::<Vec<_>>();
     if upstreams.is_empty() && !root.upstreams_bad {
@@ -66,7 +73,7 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
         }
     }
     let config = Config {
-        server: server(&root.server),
+        server: server(&root.server, cx),
         admin: Admin { listen: *root.admin.listen.value() },
         log: Log {
             level: *root.log.level.value(),
@@ -88,25 +95,29 @@ fn no_upstream() -> Diagnostic {
     diagnostic
 }
 
-fn server(raw: &raw::Server) -> Server {
+fn server(raw: &raw::Server, cx: &mut Context<'_>) -> Server {
     let Time(header_timeout) = *raw.header_timeout.value();
     let Time(idle_timeout) = *raw.idle_timeout.value();
     let Time(drain_delay) = *raw.drain_delay.value();
     let Time(shutdown_grace) = *raw.shutdown_grace.value();
     let Size(max_header_bytes) = *raw.max_header_bytes.value();
     let Int(max_connections) = *raw.max_connections.value();
+    let Int(max_streams) = *raw.max_streams.value();
     let List(trusted) = raw.trusted_proxies.value();
     Server {
-        listen: raw.listen.value().0.iter().map(|At { value, .. }| *value).collect(),
+        listen: raw.listen.value().0.iter().map(|At { value, .. }| value.clone()).collect(),
         workers: raw.workers.value().0.map_or_else(available_workers, |count| count as usize),
         max_connections,
         header_timeout,
         idle_timeout,
+        max_streams,
         max_header_bytes: max_header_bytes as usize,
         drain_delay,
         shutdown_grace,
         trusted_proxies: trusted.iter().flat_map(|entry| entry.value.0.iter().copied()).collect(),
         forwarded: *raw.forwarded.value(),
+        proxy_protocol: *raw.proxy_protocol.value(),
+        tls: raw.tls.get().and_then(|tls| tls::server(tls, raw.tls.place(), cx)),
     }
 }
 
@@ -137,14 +148,16 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
     let Time(connect_timeout) = *table.connect_timeout.value();
     let Time(idle_timeout) = *table.idle_timeout.value();
     let Percent(class_floor) = *table.class_floor.value();
-    let (host, port) = match table.url.get() {
-        Some(target) => (target.host.clone(), target.port),
-        None => (String::new(), 0),
+    let Time(dns_refresh) = *table.dns_refresh.value();
+    let (endpoint, scheme) = match table.url.get() {
+        Some(target) => (target.endpoint.clone(), tls::scheme(target, table, cx)),
+        None => (Endpoint::Tcp { host: String::new(), port: 0 }, Scheme::Http),
     };
     Upstream {
         name: name.clone(),
-        host,
-        port,
+        endpoint,
+        scheme,
+        dns_refresh,
         max_in_flight,
         class_floor,
         enforce: *table.enforce.value(),

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::diagnostic::Code;
 use super::node::{Node, Shape, clipped};
 use super::source::Place;
-use super::table::{Value, later_value};
+use super::table::Value;
 use super::units::{self, UnitError, format_duration, format_size};
 use super::words::or_variable;
 
@@ -30,10 +30,6 @@ pub(super) struct Size<const MIN: u64, const MAX: u64>(pub(super) u64);
 /// A value, or `"off"`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OrOff<T>(pub(super) Option<T>);
-
-/// A boolean key that has one possible value in this version.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Only<const VALUE: bool>;
 
 /// One value or several; in variables separated by commas.
 #[derive(Clone, Debug)]
@@ -248,29 +244,6 @@ impl<T: Value> Value for OrOff<T> {
 
     fn schema() -> Json {
         json!({ "anyOf": [{ "const": "off" }, T::schema()] })
-    }
-}
-
-// === impl Only ===
-
-impl<const VALUE: bool> Value for Only<VALUE> {
-    fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-        let value = match &node.shape {
-            Shape::Boolean(value) => *value,
-            Shape::Text { text, loose: true } => match text.parse() {
-                Ok(value) => value,
-                Err(_) => return node.wrong_type("true or false", cx),
-            },
-            _ => return node.wrong_type("true or false", cx),
-        };
-        if value == VALUE {
-            return Some(Self);
-        }
-        later_value(node, &value.to_string(), &VALUE.to_string(), cx)
-    }
-
-    fn schema() -> Json {
-        or_variable(json!({ "const": VALUE }))
     }
 }
 

@@ -139,7 +139,7 @@ impl Plan {
             learns,
             response_timeout: route.response_timeout,
             idle_body_timeout: route.idle_body_timeout,
-            tunnel_idle_timeout: Some(Duration::from_secs(3600)),
+            tunnel_idle_timeout: route.tunnel_idle_timeout,
             finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),
             reject: route.reject,
         }

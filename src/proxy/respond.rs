@@ -226,6 +226,9 @@ fn failed(error: UpstreamError) -> Problem {
         | UpstreamError::HttpResponseIncomplete
         | UpstreamError::HttpResponseHeaderSectionSize
         | UpstreamError::HttpProtocolError
+        | UpstreamError::TlsProtocolError
+        | UpstreamError::TlsCertificateError
+        | UpstreamError::TlsAlertReceived
         | UpstreamError::ProxyInternalError => StatusCode::BAD_GATEWAY,
     };
     let said = error.to_string();

@@ -1,15 +1,19 @@
-//! Opening a connection to the application.
+//! Opening a connection to the application: what the pool asks for, and who can do it.
 
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 
 use super::UpstreamError;
+use super::resolve::Resolve;
+use super::tcp::TcpConnector;
+use super::tls::{TlsConnector, TlsError, TlsSettings};
+use super::unix::UnixConnector;
 
 /// A connection's bytes, whatever carries them.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -55,57 +59,48 @@ pub trait Connect: Send + Sync + 'static {
     }
 }
 
-/// Plain TCP. The name is resolved for each connection, so that a new address is used from the next
-/// connection on; the addresses are tried in the resolver's order.
-#[derive(Debug)]
-pub struct TcpConnector {
-    host: String,
-    port: u16,
+/// Where an application listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// TCP.
+    Tcp {
+        /// A name, or an address without brackets.
+        host: String,
+        /// 1 to 65,535.
+        port: u16,
+        /// How old an answer of the resolver may be.
+        dns_refresh: Duration,
+    },
+    /// The path of a socket, on which HTTP/1.1 is spoken.
+    Unix(PathBuf),
 }
 
-// === impl TcpConnector ===
-
-impl TcpConnector {
-    /// To a host name or bare address.
-    #[must_use]
-    pub fn new(host: &str, port: u16) -> TcpConnector {
-        TcpConnector { host: host.to_owned(), port }
-    }
-
-    async fn open(&self) -> Result<(TcpStream, SocketAddr), UpstreamError> {
-        let addresses = lookup_host((self.host.as_str(), self.port)).await;
-        let mut failed = UpstreamError::DnsError;
-        for address in addresses.map_err(|_| UpstreamError::DnsError)? {
-            match open_one(address).await {
-                Ok(stream) => return Ok((stream, address)),
-                Err(error) => failed = UpstreamError::connecting(&error),
-            }
-        }
-        Err(failed)
-    }
+/// What is spoken over TCP.
+#[derive(Clone, Debug)]
+pub enum Spoken {
+    /// This, without TLS.
+    Plain(Protocol),
+    /// TLS, and what the application chooses.
+    Tls(TlsSettings),
 }
 
-impl Connect for TcpConnector {
-    fn connect(&self, _: Option<Protocol>) -> Connecting<'_> {
-        Box::pin(async {
-            let (stream, address) = self.open().await?;
-            let address = Some(address);
-            Ok(Connected { stream: Box::new(stream), protocol: Protocol::Http1, address })
-        })
-    }
-
-    fn protocol(&self) -> Option<Protocol> {
-        Some(Protocol::Http1)
-    }
-}
-
-async fn open_one(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    // Small requests must not wait for the acknowledgement of earlier ones.
-    stream.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(15))
-        .with_interval(Duration::from_secs(15));
-    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-    Ok(stream)
+/// The connector of an application. `resolver` looks names up.
+///
+/// # Errors
+///
+/// TLS is to be spoken, and a file for it cannot be used.
+pub fn connector(
+    address: &Address,
+    spoken: Spoken,
+    resolver: Arc<dyn Resolve>,
+) -> Result<Box<dyn Connect>, TlsError> {
+    let (host, port, dns_refresh) = match address {
+        Address::Unix(path) => return Ok(Box::new(UnixConnector::new(path))),
+        Address::Tcp { host, port, dns_refresh } => (host, *port, *dns_refresh),
+    };
+    let tcp = |protocol| TcpConnector::with(host, port, protocol, dns_refresh, resolver);
+    Ok(match spoken {
+        Spoken::Plain(protocol) => Box::new(tcp(protocol)),
+        Spoken::Tls(settings) => Box::new(TlsConnector::new(tcp(Protocol::Http1), settings)?),
+    })
 }

@@ -38,6 +38,16 @@ pub enum UpstreamError {
     /// What came back is not clean HTTP.
     #[error("the upstream's answer is not valid HTTP")]
     HttpProtocolError,
+    /// The application, or who answers in its place, does not speak TLS as it should.
+    #[error("TLS with the upstream failed")]
+    TlsProtocolError,
+    /// The application's certificate is not to be believed: made out to another name, signed by
+    /// nobody who is known, or expired.
+    #[error("the upstream's certificate is not valid")]
+    TlsCertificateError,
+    /// The application refused: it wants a client certificate, or another one, for example.
+    #[error("the upstream refused TLS")]
+    TlsAlertReceived,
     /// tidegate itself could not go on (for example: no file descriptor left).
     #[error("tidegate could not open a connection")]
     ProxyInternalError,
@@ -47,7 +57,7 @@ pub enum UpstreamError {
 
 impl UpstreamError {
     /// The label values, in the order of the variants.
-    pub const TOKENS: [&'static str; 11] = [
+    pub const TOKENS: [&'static str; 14] = [
         "dns_error",
         "connection_refused",
         "connection_timeout",
@@ -58,6 +68,9 @@ impl UpstreamError {
         "http_response_timeout",
         "http_response_header_section_size",
         "http_protocol_error",
+        "tls_protocol_error",
+        "tls_certificate_error",
+        "tls_alert_received",
         "proxy_internal_error",
     ];
 
@@ -91,6 +104,19 @@ impl UpstreamError {
         })
     }
 
+    /// Why TLS on an open connection failed.
+    pub(super) fn handshaking(error: &io::Error) -> UpstreamError {
+        let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match told {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+                UpstreamError::TlsCertificateError
+            }
+            Some(rustls::Error::AlertReceived(_)) => UpstreamError::TlsAlertReceived,
+            Some(_) => UpstreamError::TlsProtocolError,
+            None => UpstreamError::ConnectionTerminated,
+        }
+    }
+
     /// Why an exchange on an open connection failed before its response head.
     pub fn exchanging(error: &hyper::Error) -> UpstreamError {
         if error.is_parse_too_large() {
@@ -98,7 +124,10 @@ impl UpstreamError {
         } else if error.is_parse() {
             UpstreamError::HttpProtocolError
         } else {
-            UpstreamError::ConnectionTerminated
+            // With TLS 1.3 a client learns only here that its certificate was refused.
+            let inner = error.source();
+            let inner = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
+            inner.map_or(UpstreamError::ConnectionTerminated, UpstreamError::handshaking)
         }
     }
 }

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidegate::config::{
-    self, Budget, Config, FairBy, Format, Loaded, LogLevel, Order, Origin, Overrides, Report,
-    Standing,
+    self, Budget, Config, Endpoint, FairBy, Format, Listen, Loaded, LogLevel, Order, Origin,
+    Overrides, Paths, Report, Scheme, Standing, TlsVersion,
 };
+
+use crate::support::certificates::Certificates;
 
 const LEAST: &str = "[upstream]\nurl = \"http://127.0.0.1:8000\"\nmax_in_flight = 8\n";
 
@@ -32,6 +34,21 @@ fn config(text: &str) -> Config {
     }
 }
 
+/// Where the first upstream listens.
+fn host(config: &Config) -> &str {
+    match &config.upstreams[0].endpoint {
+        Endpoint::Tcp { host, .. } => host,
+        Endpoint::Unix(path) => panic!("{}", path.display()),
+    }
+}
+
+fn port(config: &Config) -> u16 {
+    match &config.upstreams[0].endpoint {
+        Endpoint::Tcp { port, .. } => *port,
+        Endpoint::Unix(path) => panic!("{}", path.display()),
+    }
+}
+
 // --- precedence and origins ---
 
 #[test]
@@ -42,7 +59,7 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
         ("TIDEGATE_UPSTREAM_MAX_IN_FLIGHT", "4"),
         ("TIDEGATE_SERVER_LISTEN", "127.0.0.1:2, [::1]:2"),
         ("TIDEGATE_DEFAULTS_MAX_WAIT", "2s"),
-        ("TIDEGATE_SERVER_PROXY_PROTOCOL", "false"),
+        ("TIDEGATE_SERVER_PROXY_PROTOCOL", "true"),
         ("TIDEGATE_CONFIG", "elsewhere.toml"),
         ("PATH", "/bin"),
     ]);
@@ -51,8 +68,9 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
     assert_eq!(loaded.config.upstreams[0].max_in_flight, Budget::Fixed(2), "the flag");
     assert_eq!(loaded.config.log.level, LogLevel::Debug, "the variable");
     assert_eq!(loaded.config.server.listen.len(), 2, "a variable holds a list");
+    assert!(loaded.config.server.proxy_protocol);
     assert_eq!(loaded.config.routes[0].max_wait, Duration::from_secs(2));
-    assert_eq!(loaded.config.upstreams[0].port, 8000, "the file");
+    assert_eq!(port(&loaded.config), 8000, "the file");
     assert_eq!(loaded.config.server.max_connections, 4096, "the default");
 
     let origin = |table, key| loaded.origins.of(table, key);
@@ -75,7 +93,7 @@ fn an_overridden_value_is_not_judged() {
     let flags =
         Overrides { upstream: Some("http://127.0.0.1:1".to_owned()), ..Overrides::default() };
     let loaded = config::parse("t.toml", text, &[], &flags).unwrap();
-    assert_eq!(loaded.config.upstreams[0].port, 1);
+    assert_eq!(port(&loaded.config), 1);
 }
 
 #[test]
@@ -88,8 +106,8 @@ fn no_file_is_needed() {
     };
     let loaded = config::from_flags(&[], &flags).unwrap();
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(loaded.config.upstreams[0].host, "app");
-    assert_eq!(loaded.config.server.listen[0].port(), 0);
+    assert_eq!(host(&loaded.config), "app");
+    assert_eq!(loaded.config.server.listen, [Listen::Tcp(([127, 0, 0, 1], 0).into())]);
 
     let flags = Overrides { upstream: flags.upstream, ..Overrides::default() };
     let loaded = config::from_flags(&[], &flags).unwrap();
@@ -114,7 +132,7 @@ fn a_string_that_is_one_variable_takes_the_type_of_its_field() {
     let environment = variables(&[("SLOTS", "3"), ("LISTEN", "127.0.0.1:1,127.0.0.1:2")]);
     let loaded = config::parse("t", text, &environment, &Overrides::default()).unwrap();
     assert_eq!(loaded.config.upstreams[0].max_in_flight, Budget::Fixed(3));
-    assert_eq!(loaded.config.upstreams[0].host, "app");
+    assert_eq!(host(&loaded.config), "app");
     assert_eq!(loaded.config.server.listen.len(), 2);
     assert_eq!(loaded.config.routes[0].max_queue, 5);
 }
@@ -210,6 +228,53 @@ fn kubernetes_service_variables_are_left_alone() {
     assert!(config::parse("t", LEAST, &environment, &Overrides::default()).is_ok());
 }
 
+#[test]
+fn applications_are_reached_in_four_ways() {
+    let upstream = |url: &str, tls: &str| {
+        let text = format!("[upstream]\nurl = \"{url}\"\nmax_in_flight = 8\n{tls}");
+        config(&text).upstreams.remove(0)
+    };
+    let plain = upstream("http://app", "");
+    assert_eq!((plain.url().as_str(), &plain.scheme), ("http://app:80", &Scheme::Http));
+    assert_eq!(plain.dns_refresh, Duration::from_secs(5));
+    assert_eq!(upstream("h2c://[::1]:50051", "").url(), "h2c://[::1]:50051");
+    let unix = upstream("unix:/run/app.sock", "");
+    assert_eq!(unix.endpoint, Endpoint::Unix("/run/app.sock".into()));
+    assert_eq!(unix.url(), "unix:/run/app.sock");
+    let Scheme::Https(tls) = upstream("https://app", "").scheme else { panic!("TLS") };
+    assert_eq!((tls.server_name.as_str(), tls.http2, tls.ca), ("app", true, None));
+    let named = upstream("https://10.0.0.1", "tls = { server_name = \"a.b\", http2 = false }");
+    let Scheme::Https(tls) = named.scheme else { panic!("TLS") };
+    assert_eq!((tls.server_name.as_str(), tls.http2), ("a.b", false));
+}
+
+#[test]
+fn tls_reads_back_as_it_runs() {
+    let files = Certificates::new();
+    let (cert, key) = files.pair("a", &["a.test"], 2099);
+    let (cert, key, ca) = (cert.display(), key.display(), files.ca());
+    let ca = ca.display();
+    let pair = format!("cert = \"{cert}\"\nkey = \"{key}\"\n");
+    let list = format!("certificates = [{{ cert = \"{cert}\", key = \"{key}\" }}]\n");
+    for server in [pair, list] {
+        let loaded = parse(&format!(
+            "[server.tls]\n{server}client_ca = \"{ca}\"\nclient_auth = \"optional\"\n\
+             min_version = \"1.3\"\nhttp2 = false\n[upstreams.a]\nurl = \"https://a\"\n\
+             max_in_flight = 8\ntls = {{ ca = \"{ca}\", client_cert = \"{cert}\", \
+             client_key = \"{key}\" }}\n[[route]]\nname = \"default\"\npaths = \"strict\"\n\
+             tunnel_idle_timeout = \"off\"\n"
+        ));
+        let loaded = loaded.unwrap();
+        assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+        let tls = loaded.config.server.tls.as_ref().unwrap();
+        assert_eq!((tls.certificates.len(), tls.min_version), (1, TlsVersion::V1_3));
+        assert!(!tls.clients.as_ref().unwrap().required && !tls.http2);
+        assert_eq!(loaded.config.routes[0].paths, Paths::Strict);
+        let effective = loaded.effective_toml();
+        assert_eq!(parse(&effective).unwrap().config, loaded.config, "{effective}");
+    }
+}
+
 // --- what ships ---
 
 fn shipped() -> Vec<PathBuf> {
@@ -225,9 +290,17 @@ fn shipped() -> Vec<PathBuf> {
 #[test]
 fn shipped_files_load_without_a_word() {
     let paths = shipped();
-    assert!(paths.len() >= 3, "{paths:?}");
+    assert!(paths.len() >= 6, "{paths:?}");
+    // What tls.toml asks for.
+    let files = Certificates::new();
+    let (cert, key) = files.pair("tls", &["example.org"], 2099);
+    let environment = variables(&[
+        ("TLS_CERT", cert.to_str().unwrap()),
+        ("TLS_KEY", key.to_str().unwrap()),
+        ("APP_CA", files.ca().to_str().unwrap()),
+    ]);
     for path in paths {
-        match config::load(&path, &[], &Overrides::default()) {
+        match config::load(&path, &environment, &Overrides::default()) {
             Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings),
             Err(report) => panic!("{report}"),
         }
@@ -285,6 +358,17 @@ fn the_annotated_file_names_every_key() {
                 |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
             let found = section.lines().any(written);
             assert!(found, "[{table}] lacks {key}");
+        }
+    }
+    for table in ["server", "upstream"] {
+        let (_, section) = text.split_once(&format!("\n[{table}]\n")).expect(table);
+        let section = section.split("\n[").next().unwrap();
+        for key in keys(&format!("/properties/{table}/properties/tls/properties")) {
+            let named = section.contains(&format!("#   {key} = "));
+            assert!(
+                named || section.contains(&format!("#   cert, {key} = ")) || key == "cert",
+                "[{table}.tls] lacks {key}"
+            );
         }
     }
     let (_, routes) = text.split_once("\n[[route]]\n").unwrap();

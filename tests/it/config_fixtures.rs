@@ -1,16 +1,20 @@
 //! Every bad configuration has a fixture with its exact message.
 //!
 //! `tests/config_fixtures/NAME.toml` gives `NAME.expected`. Comment lines at the top of a fixture
-//! may set the scene: `# env: NAME=value` and `# flag: listen=value`. `UPDATE_GOLDEN=1` rewrites
-//! what is expected.
+//! may set the scene: `# env: NAME=value` and `# flag: listen=value`. `${CERTS}` is a directory
+//! with certificates of every kind. `UPDATE_GOLDEN=1` rewrites what is expected.
 
 #![allow(clippy::unwrap_used)] // in the helpers; clippy.toml covers test functions only
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use tidegate::config::{self, Code, Format, Level, Overrides, Report};
+
+use crate::support::certificates::Certificates;
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config_fixtures")
@@ -26,13 +30,33 @@ fn fixtures() -> Vec<PathBuf> {
     paths
 }
 
+/// The directory of the certificates, made once.
+fn certificates() -> &'static str {
+    static MADE: OnceLock<String> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let files = Certificates::at(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("fixtures"));
+        for name in ["a", "b"] {
+            files.pair(name, &["app.internal"], 2099);
+        }
+        files.pair("expired", &["app.internal"], 2020);
+        let read = |name: &str| fs::read_to_string(files.path(name)).unwrap();
+        files.write("text", "hello\n");
+        files.write("damaged.pem", &read("a.pem").replace("MI", "MJ"));
+        files.write("damaged.key", &read("a.key").replace("MI", "MJ"));
+        files.write("encrypted.key", &read("a.key").replace(" PRIVATE", " ENCRYPTED PRIVATE"));
+        let open = files.write("open.key", &read("a.key"));
+        fs::set_permissions(open, fs::Permissions::from_mode(0o644)).unwrap();
+        files.into_directory().to_str().unwrap().to_owned()
+    })
+}
+
 /// What loading the fixture reports; the file's name is shown without directories.
 fn report_of(path: &Path) -> Report {
     let name = path.file_name().unwrap().to_str().unwrap();
     let Ok(text) = fs::read_to_string(path) else {
         return config::load(path, &[], &Overrides::default()).unwrap_err();
     };
-    let mut environment = Vec::new();
+    let mut environment = vec![("CERTS".to_owned(), certificates().to_owned())];
     let mut flags = Overrides::default();
     for line in text.lines() {
         if let Some(variable) = line.strip_prefix("# env: ") {
@@ -69,6 +93,7 @@ fn each_bad_file_gets_its_exact_message() {
         assert_eq!(stem.starts_with("warn_"), only_warnings, "{stem}: errors or not?");
         let prefix = format!("{}/", directory().display());
         let text = report.render(Format::Human, false).replace(&prefix, "");
+        let text = text.replace(certificates(), "CERTS");
         let expected = path.with_extension("expected");
         if update {
             fs::write(&expected, text).unwrap();

@@ -5,17 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom within the crate, from the bottom up. A layer may name itself.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("gate", &[]),
     ("net", &[]),
-    ("config", &[]),
+    ("certificate", &[]),
+    // It judges the files that it names.
+    ("config", &["certificate"]),
     ("simulate", &["config", "gate"]),
     ("telemetry", &["config"]),
     ("timer", &[]),
-    ("upstream", &["timer"]),
+    ("upstream", &["certificate", "timer"]),
     ("admission", &["gate"]),
     ("proxy", &["admission", "config", "gate", "net", "telemetry", "timer", "upstream"]),
-    ("server", &["config", "net", "proxy", "timer"]),
+    ("server", &["certificate", "config", "net", "proxy", "timer"]),
     ("admin", &["config", "gate", "proxy", "server", "telemetry"]),
     ("sidecar", &["admin", "config", "gate", "proxy", "server", "telemetry", "upstream"]),
     ("commands", &["config", "gate", "proxy", "sidecar", "simulate", "telemetry", "upstream"]),
@@ -27,7 +29,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("serde::", &["config", "admin"]),
     ("toml::", &["config"]),
     ("schemars::", &["config"]),
-    ("rustls::", &["upstream", "server"]),
+    ("rustls::", &["certificate", "upstream", "server"]),
     ("prometheus::", &["telemetry", "admin"]),
     // Status codes of our own responses are chosen in one place (and for the admin pages).
     ("status_mut()", &["proxy/respond.rs", "admin"]),

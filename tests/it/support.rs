@@ -5,6 +5,9 @@
 //! its effect, for at most [`PATIENCE`], and a test that waits longer fails and says what for.
 
 mod app;
+// Of the unit tests.
+#[path = "../../src/certificate/testing.rs"]
+pub mod certificates;
 pub mod http2;
 mod metrics;
 mod process;
@@ -16,8 +19,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tidegate::config::{self, Overrides, Upstream};
-use tidegate::sidecar::Sidecar;
-use tidegate::upstream::{Connect, TcpConnector};
+use tidegate::sidecar::{Sidecar, connector};
+use tidegate::upstream::Connect;
 
 pub use app::{App, Echo};
 pub use metrics::Metrics;
@@ -48,7 +51,7 @@ impl Tide {
     /// In front of an application, configured by TOML that leaves out the addresses.
     pub fn before(upstream: SocketAddr, toml: &str) -> Tide {
         Tide::connecting(upstream, toml, &|upstream: &Upstream| {
-            Box::new(TcpConnector::new(&upstream.host, upstream.port))
+            connector(upstream).expect("a plain upstream")
         })
     }
 

@@ -17,16 +17,19 @@ const LABELS: Labels = Labels { reasons: REASONS, errors: ERRORS, decisions: &["
 fn config() -> Config {
     Config {
         server: Server {
-            listen: vec![([127, 0, 0, 1], 0).into()],
+            listen: vec![Listen::Tcp(([127, 0, 0, 1], 0).into())],
             workers: 2,
             max_connections: 16,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            max_streams: 100,
             max_header_bytes: 32 << 10,
             drain_delay: Duration::ZERO,
             shutdown_grace: Duration::from_secs(8),
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::XForwarded,
+            proxy_protocol: false,
+            tls: None,
         },
         admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
         log: Log { level: LogLevel::Info, format: LogFormat::Auto, access: AccessLog::Errors },
@@ -38,8 +41,9 @@ fn config() -> Config {
 fn upstream(name: &str) -> Upstream {
     Upstream {
         name: name.to_owned(),
-        host: "127.0.0.1".to_owned(),
-        port: 8000,
+        endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 8000 },
+        scheme: Scheme::Http,
+        dns_refresh: Duration::from_secs(5),
         max_in_flight: Budget::Fixed(8),
         class_floor: 5,
         enforce: true,
@@ -74,6 +78,8 @@ fn route(name: &str, upstream: usize, status: u16) -> Route {
         enforce: true,
         response_timeout: None,
         idle_body_timeout: None,
+        tunnel_idle_timeout: None,
+        paths: Paths::Any,
         on_client_abort: ClientAbort::Cancel,
         reject: Reject { status, body: RejectBody::ProblemJson, retry_after: RetryAfter::Auto },
     }

@@ -10,7 +10,7 @@ use crate::config::diagnostic::Code;
 use crate::config::kinds::{Header, Slots, Text};
 use crate::config::matching::{check_method, check_name, check_path, normal_host};
 use crate::config::model::{
-    AdmissionMode, ClientAbort, FairBy, Match, Order, Reject, RejectBody, RetryAfter, Route,
+    AdmissionMode, ClientAbort, FairBy, Match, Order, Paths, Reject, RejectBody, RetryAfter, Route,
     RouteKind, Standing,
 };
 use crate::config::raw;
@@ -119,6 +119,8 @@ fn route(named: &Named<raw::Route>, root: &Root, cx: &mut Context<'_>) -> (Route
             .get()
             .and_then(|OrOff(time)| *time)
             .map(|Time(time)| time),
+        tunnel_idle_timeout: raw.tunnel_idle_timeout.value().0.map(|Time(time)| time),
+        paths: *raw.paths.value(),
         on_client_abort: *raw.on_client_abort.value(),
         reject: reject(&raw),
     };
@@ -170,6 +172,8 @@ fn inherit(route: &raw::Route, root: &Root, kind: RouteKind) -> raw::Route {
     if kind != RouteKind::Stream {
         raw.idle_body_timeout = route.idle_body_timeout.or(&defaults.idle_body_timeout);
     }
+    raw.tunnel_idle_timeout = route.tunnel_idle_timeout.or(&defaults.tunnel_idle_timeout);
+    raw.paths = route.paths.or(&defaults.paths);
     raw.on_client_abort = route.on_client_abort.or(&defaults.on_client_abort);
     raw.enforce = route.enforce.or(&defaults.enforce);
     let own = route.reject.get();
@@ -260,6 +264,8 @@ pub(in crate::config) fn clear_meaningless(route: &mut Route) {
     if route.admission == AdmissionMode::Deny {
         route.response_timeout = None;
         route.idle_body_timeout = None;
+        route.tunnel_idle_timeout = None;
+        route.paths = Paths::Any;
         route.on_client_abort = ClientAbort::Cancel;
         route.reject =
             Reject { status: 503, body: RejectBody::ProblemJson, retry_after: RetryAfter::Auto };

@@ -1,0 +1,190 @@
+//! Opening the sockets that clients connect to.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::BACKLOG;
+use crate::config::Listen;
+
+/// The mode of a Unix socket: its user and group may connect. A client in another container needs
+/// to share the group, or the user.
+const MODE: u32 = 0o660;
+
+/// An open socket that accepts nothing yet.
+#[derive(Debug)]
+pub enum Listener {
+    /// On an IP address.
+    Tcp(TcpListener),
+    /// On a path. The file goes when the second half is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a Unix socket. Dropping it removes the file, unless another process has put its own
+/// in the place meanwhile.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Opens the socket of a listener. The file of a Unix socket on which nobody listens any more
+    /// is replaced.
+    ///
+    /// # Errors
+    ///
+    /// The address is in use, is not one of this machine's, or may not be used; on the path is
+    /// something else than a socket, or the directory does not exist or may not be written.
+    pub fn bind(listen: &Listen) -> io::Result<Listener> {
+        match listen {
+            Listen::Tcp(address) => super::bind(*address).map(Listener::Tcp),
+            Listen::Unix(path) => {
+                let (listener, file) = bind_unix(path)?;
+                Ok(Listener::Unix(listener, file))
+            }
+        }
+    }
+}
+
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let file = SocketFile::new(path)?;
+    // Before anybody can connect: that needs `listen`.
+    fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    socket.listen(BACKLOG)?;
+    Ok((socket.into(), file))
+}
+
+/// Removes what a process that was killed has left behind.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        let message = "there is something else than a socket on the path";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // A process with a full backlog is alive too: it must not make this one wait.
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        Ok(()) | Err(_) => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on the path"))
+        }
+    }
+}
+
+// === impl SocketFile ===
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<SocketFile> {
+        let metadata = fs::symlink_metadata(path)?;
+        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode));
+        if ours {
+            // Nothing is lost if it stays: the next start replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A path that nobody else uses.
+    fn place() -> PathBuf {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        std::env::temp_dir().join(format!("tidegate-{}-{count}.sock", std::process::id()))
+    }
+
+    fn bind(path: &Path) -> io::Result<Listener> {
+        Listener::bind(&Listen::Unix(path.to_owned()))
+    }
+
+    #[test]
+    fn a_socket_is_made_for_its_group_and_removed() {
+        let path = place();
+        let listener = bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        UnixStream::connect(&path).unwrap();
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let path = place();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "std leaves it behind");
+        let listener = bind(&path).unwrap();
+        let error = bind(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}");
+        UnixStream::connect(&path).expect("the first one still listens");
+        drop(listener);
+    }
+
+    #[test]
+    fn a_live_socket_with_a_full_backlog_is_not_replaced() {
+        let path = place();
+        let busy = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        busy.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        busy.listen(0).unwrap();
+        let _waiting = UnixStream::connect(&path).unwrap();
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let path = place();
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_another_process_has_put_there_stays() {
+        let path = place();
+        let ours = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let theirs = UnixListener::bind(&path).unwrap();
+        drop(ours);
+        assert!(path.exists());
+        drop(theirs);
+        fs::remove_file(&path).unwrap();
+    }
+}
