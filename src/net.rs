@@ -20,6 +20,15 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
+/// A socket on its way from one runtime to another.
+#[derive(Debug)]
+pub enum Detached {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a Unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
 /// Calls the method of the same name on whichever socket it is.
 macro_rules! on {
     ($socket:expr, $stream:ident => $call:expr) => {
@@ -30,9 +39,47 @@ macro_rules! on {
     };
 }
 
+// === impl Detached ===
+
+impl Detached {
+    /// Belongs to the present runtime from now on.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot watch it.
+    pub fn attach(self) -> io::Result<Socket> {
+        Ok(match self {
+            Detached::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
+            Detached::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 // === impl Socket ===
 
 impl Socket {
+    /// Leaves its runtime.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot let go of it.
+    pub fn detach(self) -> io::Result<Detached> {
+        Ok(match self {
+            Socket::Tcp(stream) => Detached::Tcp(stream.into_std()?),
+            Socket::Unix(stream) => Detached::Unix(stream.into_std()?),
+        })
+    }
+
+    /// Small answers do not wait for the acknowledgement of earlier ones, and unsent bytes beyond
+    /// `max_unsent` make it take no more.
+    pub fn tune(&self, max_unsent: u32) {
+        if let Socket::Tcp(stream) = self {
+            let _ = stream.set_nodelay(true);
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(max_unsent);
+        }
+    }
+
     /// Ready once something can be read, the end included.
     ///
     /// # Errors

@@ -30,13 +30,11 @@ use crate::proxy::Proxy;
 use registry::{Command, Registry};
 use worker::Worker;
 
+use listener::Acceptor;
 pub use listener::{Listener, SocketFile};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
-
-/// Requests at once on one connection of HTTP/2.
-const MAX_STREAMS: u32 = 100;
 
 /// The most file descriptors beside those of clients: connections that are being refused.
 pub const EXTRA_DESCRIPTORS: usize = accept::MAX_REFUSALS;
@@ -91,7 +89,7 @@ impl Server {
     /// A worker's thread or runtime cannot be started, or a socket cannot be used.
     pub fn start(
         settings: &config::Server,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
         proxy: Arc<Proxy>,
     ) -> stdio::Result<Server> {
         let mut http1 = conn::http1::Builder::new();
@@ -100,7 +98,7 @@ impl Server {
             proxy,
             registry: Registry::new(settings.max_connections),
             http1,
-            http2: http2::builder(MAX_STREAMS, settings.max_header_bytes),
+            http2: http2::builder(settings.max_streams, settings.max_header_bytes),
             max_head: settings.max_header_bytes,
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,
@@ -112,8 +110,8 @@ impl Server {
         let mut acceptors = Vec::new();
         let (stop, stopped) = watch::channel(false);
         for listener in listeners {
-            addresses.push(listener.local_addr()?);
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+            addresses.extend(listener.address()?);
+            let listener = Acceptor::new(listener)?;
             let (context, workers) = (Arc::clone(&context), Arc::clone(&workers));
             acceptors.push(tokio::spawn(accept::accept(
                 listener,
@@ -125,7 +123,7 @@ impl Server {
         Ok(Server { addresses, acceptors, stop, context, workers })
     }
 
-    /// The addresses that are listened on, with the ports that the system chose.
+    /// The IP addresses that are listened on, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ impl Sidecar {
     ) -> Result<Sidecar, StartError> {
         let listeners = config.server.listen.iter().map(|address| {
             let key = "server.listen";
-            listen(address).map_err(|source| StartError::Listen {
+            Listener::bind(address).map_err(|source| StartError::Listen {
                 address: address.clone(),
                 key,
                 source,
@@ -239,13 +239,6 @@ pub fn connector(upstream: &Upstream) -> Result<Box<dyn Connect>, TlsError> {
         }),
     };
     upstream::connector(&address, spoken, Arc::new(SystemResolver))
-}
-
-fn listen(address: &Listen) -> io::Result<TcpListener> {
-    match Listener::bind(address)? {
-        Listener::Tcp(listener) => Ok(listener),
-        Listener::Unix(..) => Err(io::Error::from(io::ErrorKind::Unsupported)),
-    }
 }
 
 /// Writes the summaries of what the access log held back.

@@ -2,18 +2,20 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Context;
+use super::listener::Acceptor;
 use super::registry::Place;
 use super::worker::Worker;
+use crate::net::Socket;
 use crate::proxy::TOO_MANY_CONNECTIONS;
 
 /// How long to wait when no file descriptor or memory is left: a try costs a system call and fails.
@@ -21,6 +23,8 @@ const SHORTAGE: Duration = Duration::from_millis(200);
 /// So many refused clients get the time to read why; others are just closed.
 pub(super) const MAX_REFUSALS: usize = 64;
 
+/// What a refused client may still send.
+const REFUSED_BYTES: usize = 64 * 1024;
 /// How often a shortage is worth a line in the log.
 const SHORTAGE_NEWS: Duration = Duration::from_secs(10);
 /// Unsent bytes beyond which a client's socket takes no more. The kernel's own bound is a few
@@ -30,7 +34,7 @@ const MAX_UNSENT: u32 = 128 * 1024;
 
 /// Accepts until it is told to stop, and then whoever is already waiting.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: Acceptor,
     context: Arc<Context>,
     workers: Arc<[Worker]>,
     mut stop: watch::Receiver<bool>,
@@ -46,7 +50,7 @@ pub(super) async fn accept(
                 }
                 return;
             }
-            accepted = listener.accept() => accepted,
+            accepted = poll_fn(|task| listener.poll_accept(task)) => accepted,
         };
         match accepted {
             Ok((stream, peer)) => receive(stream, peer, &context, &workers, &refusals),
@@ -70,7 +74,7 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 }
 
 /// A client that has connected already, if there is one.
-async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+async fn waiting(listener: &Acceptor) -> Option<(Socket, SocketAddr)> {
     poll_fn(|task| match listener.poll_accept(task) {
         Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
         Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
@@ -79,7 +83,7 @@ async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 }
 
 fn receive(
-    stream: TcpStream,
+    stream: Socket,
     peer: SocketAddr,
     context: &Context,
     workers: &[Worker],
@@ -97,13 +101,10 @@ fn receive(
     }
 }
 
-fn give(stream: TcpStream, peer: SocketAddr, place: Place, workers: &[Worker]) {
-    // Small responses must not wait for the acknowledgement of earlier ones.
-    let _ = stream.set_nodelay(true);
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT);
+fn give(stream: Socket, peer: SocketAddr, place: Place, workers: &[Worker]) {
+    stream.tune(MAX_UNSENT);
     let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else { return };
-    if let Ok(stream) = stream.into_std() {
+    if let Ok(stream) = stream.detach() {
         worker.give(stream, peer, place);
     }
 }
@@ -115,24 +116,15 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Says in a few bytes why there is no more.
-fn refuse(stream: TcpStream, refusals: &Arc<Semaphore>) {
+fn refuse(stream: Socket, refusals: &Arc<Semaphore>) {
     let Ok(place) = Arc::clone(refusals).try_acquire_owned() else { return };
     tokio::spawn(async move {
         let _place = place;
         let read_what_came = async {
-            stream.writable().await?;
+            stream.ready(Interest::WRITABLE).await?;
             stream.try_write(TOO_MANY_CONNECTIONS)?;
-            socket2::SockRef::from(&stream).shutdown(Shutdown::Write)?;
-            let mut buffer = [0; 4096];
-            for _ in 0..16 {
-                stream.readable().await?;
-                match stream.try_read(&mut buffer) {
-                    Ok(0) => break,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => break,
-                    Ok(_) | Err(_) => {}
-                }
-            }
-            io::Result::Ok(())
+            stream.shutdown_write();
+            stream.discard(REFUSED_BYTES).await
         };
         let _ = timeout(Duration::from_secs(1), read_what_came).await;
     });

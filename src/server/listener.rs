@@ -2,15 +2,17 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::task::{Context, Poll};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::BACKLOG;
 use crate::config::Listen;
+use crate::net;
 
 /// The mode of a Unix socket: its user and group may connect. A client in another container needs
 /// to share the group, or the user.
@@ -25,6 +27,13 @@ pub enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
+/// A socket that accepts. Dropped, it does no more, and the file of a Unix socket goes.
+#[derive(Debug)]
+pub(super) enum Acceptor {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, SocketFile),
+}
+
 /// The file of a Unix socket. Dropping it removes the file, unless another process has put its own
 /// in the place meanwhile.
 #[derive(Debug)]
@@ -37,6 +46,18 @@ pub struct SocketFile {
 // === impl Listener ===
 
 impl Listener {
+    /// The address, with the port that the system chose; none for a Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// Of the system.
+    pub fn address(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().map(Some),
+            Listener::Unix(..) => Ok(None),
+        }
+    }
+
     /// Opens the socket of a listener. The file of a Unix socket on which nobody listens any more
     /// is replaced.
     ///
@@ -86,6 +107,39 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
         Ok(()) | Err(_) => {
             Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on the path"))
+        }
+    }
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    /// Accepts on a socket; call it inside the runtime that is to do it.
+    ///
+    /// # Errors
+    ///
+    /// The runtime cannot watch it.
+    pub(super) fn new(listener: Listener) -> io::Result<Acceptor> {
+        Ok(match listener {
+            Listener::Tcp(listener) => Acceptor::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Listener::Unix(listener, file) => {
+                Acceptor::Unix(tokio::net::UnixListener::from_std(listener)?, file)
+            }
+        })
+    }
+
+    /// The next client, with its address. Who comes over a Unix socket is on this machine.
+    pub(super) fn poll_accept(
+        &self,
+        task: &mut Context<'_>,
+    ) -> Poll<io::Result<(net::Socket, SocketAddr)>> {
+        match self {
+            Acceptor::Tcp(listener) => {
+                listener.poll_accept(task).map_ok(|(stream, peer)| (net::Socket::Tcp(stream), peer))
+            }
+            Acceptor::Unix(listener, _) => listener.poll_accept(task).map_ok(|(stream, _)| {
+                (net::Socket::Unix(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            }),
         }
     }
 }

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::Context;
 use super::connection::serve;
 use super::registry::{Handle, Place};
-use crate::net::Socket;
+use crate::net::Detached;
 use crate::proxy::{Client, Peer};
 
 /// How often a worker looks at itself.
@@ -30,7 +29,7 @@ pub(super) struct Worker {
 /// A connection on its way from the acceptor.
 #[derive(Debug)]
 struct Accepted {
-    stream: std::net::TcpStream,
+    stream: Detached,
     peer: SocketAddr,
     place: Place,
 }
@@ -63,7 +62,7 @@ impl Worker {
     }
 
     /// Gives it a connection.
-    pub(super) fn give(&self, stream: std::net::TcpStream, peer: SocketAddr, place: Place) {
+    pub(super) fn give(&self, stream: Detached, peer: SocketAddr, place: Place) {
         self.load.fetch_add(1, Ordering::Relaxed);
         if self.accepted.send(Accepted { stream, peer, place }).is_err() {
             self.load.fetch_sub(1, Ordering::Relaxed);
@@ -81,11 +80,11 @@ async fn run(
     tokio::spawn(Arc::clone(&context.proxy).keep_pools(index));
     while let Some(Accepted { stream, peer, place }) = incoming.recv().await {
         let counted = Arc::clone(&load);
-        let Ok(stream) = TcpStream::from_std(stream) else {
+        let Ok(socket) = stream.attach() else {
             counted.fetch_sub(1, Ordering::Relaxed);
             continue;
         };
-        let client = Client::new(Socket::Tcp(stream), index);
+        let client = Client::new(socket, index);
         client.introduce(Peer::new(peer, false));
         let handle = context.registry.insert(client, place);
         let served = Served { context: Arc::clone(&context), handle, load: counted };
