@@ -10,6 +10,7 @@ mod connection;
 mod io;
 mod listener;
 mod registry;
+mod tls;
 mod worker;
 
 use std::io as stdio;
@@ -27,6 +28,7 @@ use registry::{Command, Registry};
 use worker::Worker;
 
 pub use listener::{Listener, SocketFile};
+pub use tls::{Tls, TlsError};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
