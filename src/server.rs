@@ -9,6 +9,7 @@ mod accept;
 mod connection;
 mod io;
 mod listener;
+mod proxy_protocol;
 mod registry;
 mod tls;
 mod worker;
@@ -28,6 +29,7 @@ use registry::{Command, Registry};
 use worker::Worker;
 
 pub use listener::{Listener, SocketFile};
+pub use proxy_protocol::{MAX_HEADER, Parsed, parse as parse_proxy_header};
 pub use tls::{Tls, TlsError};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
