@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::proxy::Proxy;
-use crate::server::Server;
+use crate::server::{Server, Tls};
 use crate::telemetry::metrics;
 
 /// Connections at once; a scraper and a few people need no more. Beyond it the oldest is closed.
@@ -55,6 +55,8 @@ pub struct State {
     pub started: Instant,
     /// A shutdown is under way.
     pub draining: AtomicBool,
+    /// TLS with clients, which knows when its certificates end.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// A running admin listener; dropping it stops it.
@@ -78,6 +80,7 @@ impl State {
         reading.connections = self.server.connections() as u64;
         reading.ready = self.ready();
         reading.draining = !self.ready();
+        reading.certificates = self.tls.as_ref().map(|tls| tls.expiries()).unwrap_or_default();
         reading
     }
 }

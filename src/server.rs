@@ -12,7 +12,9 @@ mod http1;
 mod http2;
 mod io;
 mod listener;
+mod proxy_protocol;
 mod registry;
+mod tls;
 mod worker;
 
 use std::io as stdio;
@@ -32,6 +34,8 @@ use worker::Worker;
 
 use listener::Acceptor;
 pub use listener::{Listener, SocketFile};
+pub use proxy_protocol::{MAX_HEADER, Parsed, parse as parse_proxy_header};
+pub use tls::{Tls, TlsError};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;

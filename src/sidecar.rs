@@ -18,7 +18,7 @@ use crate::admin::{Admin, MAX_CONNECTIONS, State};
 use crate::config::{Config, Endpoint, Listen, Scheme, Upstream};
 use crate::gate::{AutoDecision, RejectReason};
 use crate::proxy::Proxy;
-use crate::server::{EXTRA_DESCRIPTORS, Listener, Server, bind};
+use crate::server::{self, EXTRA_DESCRIPTORS, Listener, Server, Tls, bind};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Labels, Metrics};
 use crate::upstream::{
@@ -36,7 +36,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Sidecar {
     state: Arc<State>,
     admin: Admin,
-    ticker: JoinHandle<()>,
+    /// What goes on beside the requests, for ever.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// Why tidegate could not start.
@@ -52,9 +53,16 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// TLS with clients cannot be spoken.
+    #[error("TLS with clients cannot be set up")]
+    Tls(#[from] server::TlsError),
+    /// A key on which this version does not act. It would serve in the clear, or mistake a proxy
+    /// for the client.
+    #[error("{0} is not built yet")]
+    NotBuilt(&'static str),
     /// TLS with an application cannot be spoken.
     #[error("TLS with the upstream {name} cannot be set up")]
-    Tls {
+    UpstreamTls {
         /// Its name.
         name: String,
         /// Why not.
@@ -87,7 +95,8 @@ impl Sidecar {
         for upstream in &config.upstreams {
             let name = upstream.name.clone();
             let made = connector(upstream);
-            let made = made.map_err(|source| StartError::Tls { name: name.clone(), source })?;
+            let made =
+                made.map_err(|source| StartError::UpstreamTls { name: name.clone(), source })?;
             connectors.insert(name, made);
         }
         let connectors = RefCell::new(connectors);
@@ -107,6 +116,13 @@ impl Sidecar {
         effective: String,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Result<Sidecar, StartError> {
+        if config.server.tls.is_some() {
+            return Err(StartError::NotBuilt("TLS with clients ([server.tls])"));
+        }
+        if config.server.proxy_protocol {
+            return Err(StartError::NotBuilt("server.proxy_protocol"));
+        }
+        let tls = config.server.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
         let listeners = config.server.listen.iter().map(|address| {
             let key = "server.listen";
             Listener::bind(address).map_err(|source| StartError::Listen {
@@ -140,10 +156,12 @@ impl Sidecar {
             effective,
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            tls,
         });
         let admin = Admin::start(admin, Arc::clone(&state)).map_err(StartError::Worker)?;
-        let ticker = tokio::spawn(tick(Arc::clone(&state)));
-        Ok(Sidecar { state, admin, ticker })
+        let mut tasks = vec![tokio::spawn(tick(Arc::clone(&state)))];
+        tasks.extend(state.tls.clone().map(|tls| tokio::spawn(tls.watch())));
+        Ok(Sidecar { state, admin, tasks })
     }
 
     /// The addresses for clients, with the ports that the system chose.
@@ -209,7 +227,7 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.ticker.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
         self.state.proxy.access().flush();
         self.state.server.drain();
         self.state.server.cut();

@@ -24,6 +24,9 @@ pub struct Reading {
     pub ready: bool,
     /// A shutdown or drain is under way.
     pub draining: bool,
+    /// The certificates that clients are shown: the file of each, and when it ends, since
+    /// 1970-01-01 UTC. Empty without TLS.
+    pub certificates: Vec<(String, Duration)>,
 }
 
 /// The gate's view of one route.
@@ -121,6 +124,7 @@ pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, names:
     families.push(rejected_class(reading));
     families.push(limit_decisions(reading, names));
     families.extend(process_wide(reading));
+    families.push(certificates(reading));
 }
 
 fn route_counters() -> [RouteFamily; 5] {
@@ -350,6 +354,19 @@ fn process_wide(reading: &Reading) -> [MetricFamily; 4] {
             logging::lost_lines() as f64,
         ),
     ]
+}
+
+/// Without TLS there is no sample, and no family on the page.
+fn certificates(reading: &Reading) -> MetricFamily {
+    let mut family = Family::gauge(
+        "tidegate_certificate_expiry_timestamp_seconds",
+        "When a certificate that clients are shown ends, in seconds since 1970-01-01 UTC. The \
+         label is its file.",
+    );
+    for (path, end) in &reading.certificates {
+        family.push(&[("certificate", path)], end.as_secs_f64());
+    }
+    family.build()
 }
 
 fn flag(value: bool) -> f64 {
