@@ -42,6 +42,7 @@ mod tunnel;
 mod upload;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -75,7 +76,7 @@ pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
 pub use plan::{MAX_EXEMPT, lane_limits, limits};
-pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
+pub(crate) use respond::{HEADER_TIMEOUT, PLAIN_INSTEAD_OF_TLS, TOO_MANY_CONNECTIONS};
 pub use tunnel::Tunnel;
 
 /// The client left: its connection is closed without an answer.
@@ -227,6 +228,11 @@ impl Proxy {
     pub fn in_flight(&self) -> u64 {
         let lanes = self.backends.iter().flat_map(|backend| backend.admission.snapshot().lanes);
         lanes.map(|lane| u64::from(lane.in_flight)).sum()
+    }
+
+    /// Whether what a peer says of others is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.forwarding.trusts(peer.to_canonical())
     }
 
     /// Counts a request whose head could not be read, and which therefore has no route: the

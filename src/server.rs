@@ -8,6 +8,7 @@
 mod accept;
 mod connection;
 mod frames;
+mod greeting;
 mod http1;
 mod http2;
 mod io;
@@ -34,7 +35,6 @@ use worker::Worker;
 
 use listener::Acceptor;
 pub use listener::{Listener, SocketFile};
-pub use proxy_protocol::{MAX_HEADER, Parsed, parse as parse_proxy_header};
 pub use tls::{Tls, TlsError};
 
 /// Connections that may wait to be accepted; the kernel bounds it further (`net.core.somaxconn`).
@@ -61,6 +61,9 @@ struct Context {
     registry: Registry,
     http1: conn::http1::Builder,
     http2: conn::http2::Builder<TokioExecutor>,
+    tls: Option<Arc<Tls>>,
+    /// Trusted peers say for whom they speak.
+    proxy_protocol: bool,
     max_head: usize,
     header_timeout: Duration,
     idle_timeout: Duration,
@@ -93,6 +96,7 @@ impl Server {
     /// A worker's thread or runtime cannot be started, or a socket cannot be used.
     pub fn start(
         settings: &config::Server,
+        tls: Option<Arc<Tls>>,
         listeners: Vec<Listener>,
         proxy: Arc<Proxy>,
     ) -> stdio::Result<Server> {
@@ -103,6 +107,8 @@ impl Server {
             registry: Registry::new(settings.max_connections),
             http1,
             http2: http2::builder(settings.max_streams, settings.max_header_bytes),
+            tls,
+            proxy_protocol: settings.proxy_protocol,
             max_head: settings.max_header_bytes,
             header_timeout: settings.header_timeout,
             idle_timeout: settings.idle_timeout,

@@ -56,10 +56,6 @@ pub enum StartError {
     /// TLS with clients cannot be spoken.
     #[error("TLS with clients cannot be set up")]
     Tls(#[from] server::TlsError),
-    /// A key on which this version does not act. It would serve in the clear, or mistake a proxy
-    /// for the client.
-    #[error("{0} is not built yet")]
-    NotBuilt(&'static str),
     /// TLS with an application cannot be spoken.
     #[error("TLS with the upstream {name} cannot be set up")]
     UpstreamTls {
@@ -116,12 +112,6 @@ impl Sidecar {
         effective: String,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Result<Sidecar, StartError> {
-        if config.server.tls.is_some() {
-            return Err(StartError::NotBuilt("TLS with clients ([server.tls])"));
-        }
-        if config.server.proxy_protocol {
-            return Err(StartError::NotBuilt("server.proxy_protocol"));
-        }
         let tls = config.server.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
         let listeners = config.server.listen.iter().map(|address| {
             let key = "server.listen";
@@ -147,7 +137,7 @@ impl Sidecar {
         let metrics = Metrics::new(&config, labels);
         let access = Arc::new(AccessLogger::new(config.log.access));
         let proxy = Proxy::new(&config, Arc::new(metrics), access, connect);
-        let server = Server::start(&config.server, listeners, Arc::clone(&proxy));
+        let server = Server::start(&config.server, tls.clone(), listeners, Arc::clone(&proxy));
         let server = Arc::new(server.map_err(StartError::Worker)?);
         let state = Arc::new(State {
             proxy,

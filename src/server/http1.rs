@@ -36,7 +36,7 @@ pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) 
         match ended {
             Ended::Silent => {
                 io.put_back(buffered);
-                if !io.has_first() && !wait_for_news(context, handle, &mut io, false).await {
+                if !io.has_first() && !wait_for_news(context, handle, &mut io).await {
                     return close(&handle.client, io, false).await;
                 }
             }

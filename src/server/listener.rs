@@ -31,7 +31,7 @@ pub enum Listener {
 #[derive(Debug)]
 pub(super) enum Acceptor {
     Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, SocketFile),
+    Unix { listener: tokio::net::UnixListener, _file: SocketFile },
 }
 
 /// The file of a Unix socket. Dropping it removes the file, unless another process has put its own
@@ -123,7 +123,8 @@ impl Acceptor {
         Ok(match listener {
             Listener::Tcp(listener) => Acceptor::Tcp(tokio::net::TcpListener::from_std(listener)?),
             Listener::Unix(listener, file) => {
-                Acceptor::Unix(tokio::net::UnixListener::from_std(listener)?, file)
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                Acceptor::Unix { listener, _file: file }
             }
         })
     }
@@ -137,7 +138,7 @@ impl Acceptor {
             Acceptor::Tcp(listener) => {
                 listener.poll_accept(task).map_ok(|(stream, peer)| (net::Socket::Tcp(stream), peer))
             }
-            Acceptor::Unix(listener, _) => listener.poll_accept(task).map_ok(|(stream, _)| {
+            Acceptor::Unix { listener, .. } => listener.poll_accept(task).map_ok(|(stream, _)| {
                 (net::Socket::Unix(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             }),
         }

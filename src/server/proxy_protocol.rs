@@ -19,14 +19,14 @@ const FIXED_V2: usize = 16;
 
 /// The most bytes of a header: whoever reads into a buffer of this size has room for every valid
 /// one.
-pub const MAX_HEADER: usize = MAX_V2;
+pub(super) const MAX_HEADER: usize = MAX_V2;
 
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// What the bytes at the beginning of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub(super) enum Parsed {
     /// They may become a header.
     Incomplete,
     /// They are no header, whatever comes.
@@ -42,8 +42,7 @@ pub enum Parsed {
 }
 
 /// Looks for a header at the beginning of `bytes`.
-#[must_use]
-pub fn parse(bytes: &[u8]) -> Parsed {
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if begins(bytes, V2) {
         if bytes.len() < FIXED_V2 { incomplete_v2(bytes) } else { parse_v2(bytes) }
     } else if begins(bytes, V1) {

@@ -13,7 +13,7 @@ use super::Context;
 use super::connection::serve;
 use super::registry::{Handle, Place};
 use crate::net::Detached;
-use crate::proxy::{Client, Peer};
+use crate::proxy::Client;
 
 /// How often a worker looks at itself.
 const PULSE: Duration = Duration::from_millis(100);
@@ -85,10 +85,9 @@ async fn run(
             continue;
         };
         let client = Client::new(socket, index);
-        client.introduce(Peer::new(peer, false));
         let handle = context.registry.insert(client, place);
         let served = Served { context: Arc::clone(&context), handle, load: counted };
-        tokio::spawn(async move { serve(&served.context, &served.handle).await });
+        tokio::spawn(async move { serve(&served.context, &served.handle, peer).await });
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod aborting;
 mod admin;
+mod before_http;
 mod clients;
 mod config;
 mod config_check;
