@@ -218,7 +218,8 @@ table! {
     UpstreamTls {
         /// The file of the authorities that may have signed the application's certificate. Default:
         /// those of the system; where it has none, those of Mozilla, as of tidegate's release. For
-        /// a private authority, or a self-signed certificate itself.
+        /// a private authority; or a self-signed certificate itself, if it does not say that it is
+        /// an authority too (openssl: -addext basicConstraints=critical,CA:FALSE).
         ca: FilePath,
         /// The file of the certificate that tidegate shows when it is asked for one. Default: none.
         /// Needs `client_key`.
