@@ -473,8 +473,8 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
 fn hint_of_tls(name: &str, keys: &[&str]) -> Option<String> {
     let switches = ["insecure", "verify", "skip_verify", "insecure_skip_verify", "tls_verify"];
     if switches.contains(&name) && !keys.contains(&"client_auth") {
-        let why = "the application's certificate is always verified: without that, TLS keeps nobody \
-                   out who stands in between";
+        let why = "the application's certificate is always verified: without that, TLS keeps \
+                   nobody out who stands in between";
         let instead = "for a private authority or a self-signed certificate give its file, \
                        `[upstream.tls]` ca = \"ca.pem\"; for another name, server_name = \"NAME\"";
         return Some(format!("{why}; {instead}"));

@@ -159,7 +159,8 @@ impl TlsConnector {
                 }
                 Err(error) => {
                     let why = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(name, %error, why, "the old files of [upstream.tls] stay in use");
+                    let kept = "the old files of [upstream.tls] stay in use";
+                    tracing::error!(name, %error, why, "{kept}");
                 }
             }
         }
