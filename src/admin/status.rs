@@ -19,8 +19,18 @@ struct Status<'a> {
     workers: usize,
     connections: u64,
     max_connections: u32,
+    reload: ReloadStatus,
     upstreams: Vec<UpstreamStatus<'a>>,
     routes: Vec<RouteStatus<'a>>,
+}
+
+/// The last change of the configuration; all `null` if there was none.
+#[derive(Serialize)]
+struct ReloadStatus {
+    /// Seconds since it was tried.
+    seconds_ago: Option<u64>,
+    succeeded: Option<bool>,
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +93,8 @@ struct ServiceStatus {
 
 /// One line of JSON. Times are in seconds.
 pub(super) fn json(state: &State, reading: &Reading) -> String {
-    let config = &state.config;
+    let running = state.running.load();
+    let config = &running.config;
     let upstreams = config.upstreams.iter().zip(&reading.upstreams);
     let routes = config.routes.iter().zip(&reading.routes);
     let status = Status {
@@ -94,6 +105,7 @@ pub(super) fn json(state: &State, reading: &Reading) -> String {
         workers: state.server.workers(),
         connections: reading.connections,
         max_connections: config.server.max_connections,
+        reload: ReloadStatus::new(state),
         upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
             .map(|(route, reading)| {
@@ -107,6 +119,18 @@ pub(super) fn json(state: &State, reading: &Reading) -> String {
 
 fn by_reason(counts: &[u64]) -> BTreeMap<&'static str, u64> {
     RejectReason::LABELS.iter().copied().zip(counts.iter().copied()).collect()
+}
+
+impl ReloadStatus {
+    fn new(state: &State) -> ReloadStatus {
+        let reload = state.reload.lock().expect("nothing panics while it holds the lock").clone();
+        let ago = reload.tried.map(|tried| tried.elapsed().unwrap_or_default().as_secs());
+        ReloadStatus {
+            seconds_ago: ago,
+            succeeded: ago.map(|_| reload.error.is_none()),
+            error: reload.error,
+        }
+    }
 }
 
 // === impl UpstreamStatus, LimitStatus, RouteStatus ===

@@ -75,6 +75,9 @@ table! {
         /// valid header is closed; other peers send none, and theirs would be answered with 400.
         /// The header comes before TLS, and is awaited for `header_timeout`.
         proxy_protocol: bool = "false",
+        /// Whether the configuration file is looked at every 2 s and loaded again when its content
+        /// has changed. Default true. SIGHUP and POST /reload load it in any case.
+        watch_config: bool = "true",
         /// TLS on every address of `listen`. Default: none. Without it clients speak HTTP/1.1 or
         /// HTTP/2 (by prior knowledge) in the clear.
         tls: ServerTls,
@@ -129,9 +132,9 @@ table! {
     Admin {
         /// An IP address with a port. Default "0.0.0.0:9909". It must differ from `server.listen`.
         listen: SocketAddr = "0.0.0.0:9909",
-        /// Who may send POST requests that change something. Default "off", the only value of this
-        /// version.
-        control: Control = "off",
+        /// Who may send POST requests that change something (/reload, /drain): "loopback" (this
+        /// machine; in a pod every container) or "off". Default "loopback".
+        control: Control = "loopback",
     }
     required {}
     later {}

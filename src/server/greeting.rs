@@ -10,7 +10,7 @@ use bytes::{Buf, BytesMut};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::Context;
+use super::Live;
 use super::io::{ClientIo, SocketIo};
 use super::proxy_protocol::{MAX_HEADER, Parsed, parse};
 use super::registry::{Command, Handle};
@@ -36,30 +36,30 @@ pub(super) enum Spoken {
 /// Learns who the client is and sets up TLS, as the listener wants it; `None`: the connection is to
 /// be closed.
 pub(super) async fn greet(
-    context: &Context,
+    live: &Live,
     handle: &Handle,
     peer: SocketAddr,
 ) -> Option<(ClientIo, Spoken)> {
     let mut socket = SocketIo::new(&handle.client);
-    if !first_word(context, handle, &socket).await {
+    if !first_word(live, handle, &socket).await {
         return None;
     }
-    if context.tls.is_none() && !context.proxy_protocol {
+    if live.tls.is_none() && !live.proxy_protocol {
         handle.client.introduce(Peer::new(peer, false));
-        return Some((ClientIo::plain(&handle.client, socket, context.max_head), Spoken::Open));
+        return Some((ClientIo::plain(&handle.client, socket, live.max_head), Spoken::Open));
     }
     let greeting = async {
-        let client = match context.proxy_protocol && context.proxy.trusts(peer.ip()) {
+        let client = match live.proxy_protocol && live.proxy.trusts(peer.ip()) {
             true => source(&mut socket).await?.unwrap_or(peer),
             false => peer,
         };
-        handle.client.introduce(Peer::new(client, context.tls.is_some()));
-        match &context.tls {
-            Some(tls) => secure(context, handle, tls, socket).await,
-            None => Ok((ClientIo::plain(&handle.client, socket, context.max_head), Spoken::Open)),
+        handle.client.introduce(Peer::new(client, live.tls.is_some()));
+        match &live.tls {
+            Some(tls) => secure(live, handle, tls, socket).await,
+            None => Ok((ClientIo::plain(&handle.client, socket, live.max_head), Spoken::Open)),
         }
     };
-    let mut greeting = Box::pin(timeout(context.header_timeout, greeting));
+    let mut greeting = Box::pin(timeout(live.header_timeout, greeting));
     let greeted = poll_fn(|task| match handle.command() {
         Command::Cut => Poll::Ready(Err(io::ErrorKind::Interrupted.into())),
         Command::Run | Command::Drain => {
@@ -78,7 +78,7 @@ pub(super) async fn greet(
 
 /// Waits for the first byte. A client that has only just connected when a drain begins gets a
 /// moment to say what it wants.
-async fn first_word(context: &Context, handle: &Handle, socket: &SocketIo) -> bool {
+async fn first_word(live: &Live, handle: &Handle, socket: &SocketIo) -> bool {
     let (_, since) = handle.client.activity.phase();
     let mut timer = LazyTimer::default();
     poll_fn(|task| {
@@ -86,8 +86,8 @@ async fn first_word(context: &Context, handle: &Handle, socket: &SocketIo) -> bo
             return Poll::Ready(ready.is_ok());
         }
         let patience = match handle.command() {
-            Command::Run => context.idle_timeout,
-            Command::Drain => FIRST_WORD.min(context.idle_timeout),
+            Command::Run => live.idle_timeout,
+            Command::Drain => FIRST_WORD.min(live.idle_timeout),
             Command::Cut => return Poll::Ready(false),
         };
         timer.poll(since + patience, task).map(|()| false)
@@ -119,7 +119,7 @@ async fn source(socket: &mut SocketIo) -> io::Result<Option<SocketAddr>> {
 
 /// Sets up TLS. Who speaks plain HTTP is told so.
 async fn secure(
-    context: &Context,
+    live: &Live,
     handle: &Handle,
     tls: &Tls,
     mut socket: SocketIo,
@@ -131,7 +131,7 @@ async fn secure(
     }
     if seen[0] != HANDSHAKE {
         if seen[0].is_ascii_uppercase() {
-            context.proxy.unheard(client, 400);
+            live.proxy.unheard(client, 400);
             let _ = client.socket.try_write(PLAIN_INSTEAD_OF_TLS);
         }
         return Err(io::Error::new(io::ErrorKind::InvalidData, "this is no TLS"));
@@ -143,5 +143,5 @@ async fn secure(
         Some(_) => Spoken::Http1,
         None => Spoken::Open,
     };
-    Ok((ClientIo::secure(client, Box::new(stream), context.max_head), spoken))
+    Ok((ClientIo::secure(client, Box::new(stream), live.max_head), spoken))
 }

@@ -144,7 +144,7 @@ async fn certificates_are_chosen_by_name_and_renewed() {
     client.connect(&tide, "x.b.example").await.unwrap();
     assert!(client.connect(&tide, "c.example").await.is_err());
 
-    let reload = || tide.sidecar.state().tls.as_ref().unwrap().reload();
+    let reload = || tide.sidecar.state().running.load().tls.as_ref().unwrap().reload();
     let new = certificates.pair("c", &["c.example"], 2099);
     fs::copy(&new.0, &a.0).unwrap();
     assert!(reload().is_err(), "the key is another's");

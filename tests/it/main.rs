@@ -34,6 +34,7 @@ mod priorities;
 mod random;
 mod reality;
 mod reject_bytes;
+mod reloading;
 mod retrying;
 mod shadow;
 mod shedding;

@@ -85,7 +85,7 @@ impl Tide {
             Ok(loaded) => loaded,
             Err(report) => panic!("{}", report.render(config::Format::Human, false)),
         };
-        let sidecar = Sidecar::start_with(loaded.config, toml.to_owned(), connect);
+        let sidecar = Sidecar::start_with(loaded.config, toml.to_owned(), None, connect);
         let sidecar = sidecar.expect("port 0 is free");
         // A Unix socket has none.
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
