@@ -59,8 +59,8 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, peer: SocketA
     }
 }
 
-/// Waits for the first byte of a next request. `false`: close. What has come before a drain is still
-/// served.
+/// Waits for the first byte of a next request. `false`: close. What has come before a drain is
+/// still served.
 pub(super) async fn wait_for_news(live: &Live, handle: &Handle, io: &mut ClientIo) -> bool {
     let (_, since) = handle.client.activity.phase();
     let mut timer = LazyTimer::default();

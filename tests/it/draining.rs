@@ -228,7 +228,7 @@ async fn a_hangup_loads_the_configuration_again_and_ends_nothing() {
     let app = App::start().await;
     let process = Process::start(app.address, "[upstream]\nmax_in_flight = 4\n");
     process.signal(Signal::HUP);
-    process.line("loaded again");
+    process.line("the configuration was loaded again");
     let mut client = process.client().await;
     client.send(GET).await;
     app.serve("ok").await;

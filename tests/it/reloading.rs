@@ -91,6 +91,7 @@ async fn what_waits_keeps_its_place_under_the_new_limits() {
     other.send(OK).await;
     assert_eq!(second.response().await.status(), 200);
     assert_eq!(third.response().await.status(), 200);
+    drop(other);
     // A connection goes by the new configuration from its next request on.
     first.send("GET /5 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let served = async {
