@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The container image and what starts containers, run for real. Needs Docker's engine and debootstrap;
+# `tests/deploy/run.sh image compose` runs some parts, none named runs all.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. tests/deploy/lib.sh
+. tests/deploy/image.sh
+
+part() {
+    local began=$SECONDS
+    echo "--- $1"
+    "$2"
+    echo "--- $1: $((SECONDS - began)) s"
+}
+
+trap 'clean_up; stop_engine' EXIT
+start_engine
+KEEP=1 clean_up
+part "stand-ins: Debian" make_base
+part "stand-ins: builder" make_builder
+part "stand-ins: runtime and Python" make_small
+part "image: build" make_image
+for name in "${@:-image}"; do
+    part "$name" "check_$name"
+done
