@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::Notifier;
 use super::{EXIT_CONFIG, fail};
 use crate::config::{self, Format, Loaded, Overrides, Report};
 use crate::sidecar::{Drained, Sidecar, fit_descriptors};
@@ -93,8 +94,11 @@ async fn serve(mut loaded: Loaded) -> ExitCode {
         Err(error) => return fail(&error),
     };
     announce(&sidecar);
+    let manager = Notifier::from_environment();
+    manager.ready();
 
     let first = signals.next().await;
+    manager.stopping();
     tracing::info!(signal = first.name, "draining; a second signal ends at once");
     tokio::select! {
         drained = sidecar.drain() => {

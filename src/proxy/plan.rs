@@ -88,6 +88,7 @@ pub(super) fn route_reading(lane: &LaneSnapshot) -> RouteReading {
         service_p90: lane.service_p90,
         queue_depth: u64::from(lane.queue_depth),
         queue_capacity: u64::from(lane.max_queue),
+        queue_wait_limit: lane.max_wait,
         in_flight: u64::from(lane.in_flight),
         in_flight_limit: u64::from(lane.max_in_flight),
         queue_depth_seconds: lane.queued_time.as_secs_f64(),

@@ -25,6 +25,7 @@ mod gate_world;
 mod layering;
 mod learning;
 mod logging_sinks;
+mod notifying;
 mod peers;
 mod priorities;
 mod random;
