@@ -109,6 +109,35 @@ CMD ["python3"]
 EOF
 }
 
+# For prom/prometheus: Debian's, at the places of the real image and with its user.
+make_prometheus() {
+    local context
+    context=$(mktemp -d)
+    cp "$(command -v prometheus)" "$context/prometheus"
+    stand_in prometheus "$context" <<EOF
+FROM $base
+COPY prometheus /bin/prometheus
+RUN mkdir /prometheus && chown nobody:nogroup /prometheus
+USER nobody
+WORKDIR /prometheus
+VOLUME /prometheus
+ENTRYPOINT ["/bin/prometheus"]
+CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+EOF
+    rm -rf "$context"
+}
+
+# For grafana/grafana, which Debian does not have: it reads what it would load, and sleeps.
+make_grafana() {
+    stand_in grafana "$scratch" <<EOF
+FROM $base
+RUN mkdir -p /var/lib/grafana && chown 472 /var/lib/grafana
+USER 472
+STOPSIGNAL SIGKILL
+CMD ["sh", "-c", "cat /etc/grafana/provisioning/*/*.yml \$GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH >/dev/null && exec sleep infinity"]
+EOF
+}
+
 # The image of the Dockerfile itself, from the committed and uncommitted files of the work tree.
 make_image() {
     docker build -t "$image" --build-arg BUILD_IMAGE=tidegate-test-builder \
@@ -121,6 +150,8 @@ clean_up() {
     local found
     found=$(docker ps -aq --filter name=tidegate-test)
     if [ -n "$found" ]; then docker rm -f $found >/dev/null; fi
+    found=$(docker volume ls -q --filter name=tidegate-test)
+    if [ -n "$found" ]; then docker volume rm -f $found >/dev/null; fi
     found=$(docker network ls -q --filter name=tidegate-test)
     if [ -n "$found" ]; then docker network rm $found >/dev/null; fi
     if [ -n "${KEEP:-}" ]; then return; fi
@@ -133,4 +164,6 @@ clean_up() {
 make_small() {
     make_runtime
     make_python
+    make_prometheus
+    make_grafana
 }

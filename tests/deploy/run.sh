@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/deploy/lib.sh
 . tests/deploy/image.sh
+. tests/deploy/compose.sh
 
 part() {
     local began=$SECONDS
@@ -18,8 +19,9 @@ start_engine
 KEEP=1 clean_up
 part "stand-ins: Debian" make_base
 part "stand-ins: builder" make_builder
-part "stand-ins: runtime and Python" make_small
+part "stand-ins: runtime, Python, Prometheus, Grafana" make_small
 part "image: build" make_image
-for name in "${@:-image}"; do
+if [ $# = 0 ]; then set -- image compose; fi
+for name in "$@"; do
     part "$name" "check_$name"
 done

@@ -5,11 +5,14 @@
 
 mod aborting;
 mod admin;
+mod alerts;
 mod config;
 mod config_check;
 mod config_fixtures;
 mod connections;
+mod dashboard;
 mod deadlines;
+mod deploy;
 mod draining;
 mod exactness;
 mod expecting;

@@ -7,6 +7,7 @@
 mod app;
 mod metrics;
 mod process;
+mod programs;
 mod wire;
 
 use std::fmt::Debug;
@@ -21,6 +22,7 @@ use tidegate::upstream::{Connect, TcpConnector};
 pub use app::{App, Echo};
 pub use metrics::Metrics;
 pub use process::{Process, command, exit_of};
+pub use programs::{Running, free_port, listens, output, printed, scratch, start};
 pub use wire::{End, Message, Wire};
 
 /// How long anything may take that must happen.
