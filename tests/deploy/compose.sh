@@ -53,7 +53,7 @@ the_queue_moves_under_load() {
     compose --profile load up -d load
     until_true 60 is_more_than 5 'rate(tidegate_queue_depth_seconds_total{route="default"}[20s])'
     until_true 60 is_more_than 5 'sum(rate(tidegate_rejected_total{route="default"}[20s]))'
-    until_true 60 is_more_than 0.9 'max(upstream:tidegate_limit_used:ratio_mean5m / upstream:tidegate_limit_used:ratio_mean5m)'
+    until_true 60 is_more_than 0 'upstream:tidegate_limit_used:ratio_mean5m'
     say "under load: depth $(query 'max_over_time(tidegate_queue_depth{route="default"}[1m])') at most," \
         "$(query 'round(sum(rate(tidegate_rejected_total{route="default"}[20s])))')/s turned away; the rules are evaluated"
     compose --profile load rm -fs load
@@ -72,7 +72,7 @@ a_replaced_file_is_seen() {
     docker rm -f tidegate-test-single >/dev/null
     compose restart tidegate
     until_true 40 service_is_healthy
-    curl -sS --max-time 10 "http://$(published tidegate 8080)/" >/dev/null
+    until_true 20 comes_through
     say "a file that an editor replaces is seen in the mounted directory, and would not be as a mounted file"
 }
 
