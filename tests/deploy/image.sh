@@ -136,7 +136,7 @@ drains_on_stop() {
     say "docker stop: the request in flight was answered, then it exited with 0, after $stopped ms"
 }
 
-in_flight_is() { get "http://$gate:9909/metrics" | grep -qx "tidegate_upstream_in_flight{upstream=\"default\"} $1"; }
+in_flight_is() { grep -qx "tidegate_upstream_in_flight{upstream=\"default\"} $1" <<<"$(get "http://$gate:9909/metrics")"; }
 
 check_image() {
     image_is_what_it_says

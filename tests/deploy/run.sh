@@ -6,6 +6,7 @@ cd "$(dirname "$0")/../.."
 . tests/deploy/lib.sh
 . tests/deploy/image.sh
 . tests/deploy/compose.sh
+. tests/deploy/systemd.sh
 
 part() {
     local began=$SECONDS
@@ -21,7 +22,7 @@ part "stand-ins: Debian" make_base
 part "stand-ins: builder" make_builder
 part "stand-ins: runtime, Python, Prometheus, Grafana" make_small
 part "image: build" make_image
-if [ $# = 0 ]; then set -- image compose; fi
+if [ $# = 0 ]; then set -- image compose systemd; fi
 for name in "$@"; do
     part "$name" "check_$name"
 done
