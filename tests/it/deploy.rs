@@ -6,6 +6,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use tidegate::gate::RejectReason;
+
 use crate::support::{Metrics, Process, free_port, output, scratch};
 
 /// Named under `deploy/` and not exported yet. Each stands here until the day it is, when this test
@@ -47,9 +49,12 @@ pub fn named(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// What the rules record.
+/// What the rules record, and the adapter for the autoscaler calls anew.
 fn recorded(rules: &str) -> BTreeSet<&str> {
-    rules.lines().filter_map(|line| line.trim().strip_prefix("- record: ")).collect()
+    let lines = rules.lines().map(str::trim);
+    lines
+        .filter_map(|line| line.strip_prefix("- record: ").or_else(|| line.strip_prefix("as: ")))
+        .collect()
 }
 
 /// Names that are in none of the two.
@@ -69,7 +74,9 @@ async fn exported() -> BTreeSet<String> {
 #[tokio::test]
 async fn every_metric_that_is_named_exists() {
     let exported = exported().await;
-    let rules = fs::read_to_string(deployed("prometheus/rules.yml")).unwrap();
+    let adapter = "kubernetes/overlays/hpa/prometheus-adapter-values.yaml";
+    let rules = ["prometheus/rules.yml", adapter].map(|path| fs::read_to_string(deployed(path)));
+    let rules = rules.map(Result::unwrap).join("\n");
     let mut count = 0;
     for (path, text) in files() {
         let mut missing = unknown(&text, &exported, &rules);
@@ -85,6 +92,37 @@ async fn every_metric_that_is_named_exists() {
     let text = "rate(tidegate_nothing_total[1m]) / route:tidegate_nothing:mean1m + process_nothing";
     let expected = ["process_nothing", "route:tidegate_nothing:mean1m", "tidegate_nothing_total"];
     assert_eq!(unknown(text, &exported, &rules), expected);
+}
+
+/// The first columns of the guide's tables.
+fn rows(guide: &str) -> BTreeSet<&str> {
+    guide
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
+        .map(|row| row.0)
+        .collect()
+}
+
+#[test]
+fn the_guide_has_every_alert_and_every_reason() {
+    let guide = fs::read_to_string(deployed("README.md")).unwrap();
+    let rules = fs::read_to_string(deployed("prometheus/rules.yml")).unwrap();
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let expected: BTreeSet<&str> = alerts.chain(RejectReason::LABELS).collect();
+    assert_eq!(rows(&guide), expected);
+}
+
+#[test]
+fn what_the_guide_simulates_can_be_simulated() {
+    let guide = fs::read_to_string(deployed("README.md")).unwrap();
+    let commands: Vec<&str> =
+        guide.lines().filter_map(|line| line.trim().strip_prefix("tidegate ")).collect();
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    for command in commands {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let output = output(env!("CARGO_BIN_EXE_tidegate"), &words);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 fn promtool(arguments: &[&str], file: &Path) -> (bool, String) {
