@@ -89,7 +89,16 @@ in_a_shared_network() {
     compose up -d --force-recreate --no-deps app
     [ "$before" != "$(container app)" ] && [ "$tidegate" = "$(container tidegate)" ] || fail "the application was not made anew alone"
     until_true 20 comes_through
-    say "shared network: only through tidegate; the application is made anew, and is found again"
+    # Who joined loses the network when the other is made anew: the reason that the file gives for its order.
+    compose up -d --force-recreate --no-deps tidegate
+    until_true 40 service_is_healthy
+    [ "$(curl -s -o /dev/null -w '%{http_code}' "http://$(published tidegate 8080)/")" = 502 ] ||
+        fail "the application did not lose the network: the reason given is wrong"
+    compose up -d --force-recreate
+    until_true 40 service_is_healthy
+    until_true 20 comes_through
+    say "shared network: only through tidegate; the application is made anew alone, and found again; it loses" \
+        "the network when tidegate is made anew alone, and comes back when both are"
 }
 
 check_compose() {
