@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::Notifier;
 use super::{EXIT_CONFIG, fail};
 use crate::config::{self, Format, Loaded, Overrides, Report};
 use crate::sidecar::{Drained, Sidecar, Source, fit_descriptors};
@@ -109,8 +110,11 @@ async fn serve(mut loaded: Loaded, args: &RunArgs) -> ExitCode {
         Err(error) => return fail(&error),
     };
     announce(&sidecar);
+    let manager = Notifier::from_environment();
+    manager.ready();
 
     let first = signals.next(&sidecar).await;
+    manager.stopping();
     tracing::info!(signal = first.name, "draining; a second signal ends at once");
     tokio::select! {
         drained = sidecar.drain() => {

@@ -127,6 +127,7 @@ pub(super) fn route_reading(
         service_p90: now.service_p90,
         queue_depth: u64::from(now.queue_depth),
         queue_capacity: u64::from(now.max_queue),
+        queue_wait_limit: now.max_wait,
         in_flight: u64::from(now.in_flight),
         in_flight_limit: u64::from(now.max_in_flight),
         queue_depth_seconds: now.queued_time.as_secs_f64(),

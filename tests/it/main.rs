@@ -5,13 +5,16 @@
 
 mod aborting;
 mod admin;
+mod alerts;
 mod before_http;
 mod clients;
 mod config;
 mod config_check;
 mod config_fixtures;
 mod connections;
+mod dashboard;
 mod deadlines;
+mod deploy;
 mod draining;
 mod exactness;
 mod expecting;
@@ -29,6 +32,7 @@ mod http2_abuse;
 mod layering;
 mod learning;
 mod logging_sinks;
+mod notifying;
 mod peers;
 mod priorities;
 mod random;

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod http2;
 mod metrics;
 mod process;
+mod programs;
 mod wire;
 
 use std::fmt::Debug;
@@ -25,6 +26,7 @@ use tidegate::upstream::Connect;
 pub use app::{App, Echo};
 pub use metrics::Metrics;
 pub use process::{Process, command, exit_of};
+pub use programs::{Running, free_port, listens, output, printed, scratch, start};
 pub use wire::{End, Message, Wire};
 
 /// How long anything may take that must happen.

@@ -137,7 +137,8 @@ fn series(page: &str) -> BTreeSet<&str> {
 #[test]
 fn the_page_is_the_golden_one() {
     let config = config();
-    let page = page(&Metrics::new(&config, LABELS), &nothing(&config));
+    let (metrics, _routes) = metrics_of(&config, LABELS);
+    let page = page(&metrics, &nothing(&config));
     // What differs between runs and releases is masked.
     let masked: String = page
         .lines()
@@ -220,6 +221,7 @@ fn a_reading_is_put_out_as_given() {
         shadow_rejected: vec![0, 9],
         queue_depth: 5,
         queue_capacity: 64,
+        queue_wait_limit: Duration::from_millis(750),
         in_flight: 3,
         in_flight_limit: 4,
         queue_depth_seconds: 1.25,
@@ -269,6 +271,7 @@ fn a_reading_is_put_out_as_given() {
         ("tidegate_upstream_limit_elasticity{upstream=\"app\"}", 0.0),
         ("tidegate_queue_depth{route=\"default\"}", 5.0),
         ("tidegate_queue_capacity{route=\"default\"}", 64.0),
+        ("tidegate_queue_wait_limit_seconds{route=\"default\"}", 0.75),
         ("tidegate_in_flight{route=\"default\"}", 3.0),
         ("tidegate_in_flight_limit{route=\"default\"}", 4.0),
         ("tidegate_queue_depth_seconds_total{route=\"default\"}", 1.25),

@@ -49,6 +49,8 @@ pub struct RouteReading {
     pub queue_depth: u64,
     /// Places in the queue (`max_queue`).
     pub queue_capacity: u64,
+    /// The longest wait for a slot (`max_wait`).
+    pub queue_wait_limit: Duration,
     /// Requests admitted whose body has not ended.
     pub in_flight: u64,
     /// The most that `in_flight` may reach now.
@@ -169,7 +171,7 @@ fn route_counters() -> [RouteFamily; 5] {
     ]
 }
 
-fn route_gauges() -> [RouteFamily; 4] {
+fn route_gauges() -> [RouteFamily; 5] {
     [
         (
             Family::gauge(
@@ -181,6 +183,13 @@ fn route_gauges() -> [RouteFamily; 4] {
         (Family::gauge("tidegate_queue_capacity", "Places in the queue (max_queue)."), |route| {
             route.queue_capacity as f64
         }),
+        (
+            Family::gauge(
+                "tidegate_queue_wait_limit_seconds",
+                "The longest that a request may wait for a slot (max_wait), in seconds.",
+            ),
+            |route| route.queue_wait_limit.as_secs_f64(),
+        ),
         (
             Family::gauge(
                 "tidegate_in_flight",
