@@ -4,6 +4,8 @@ pub mod check;
 pub mod demo;
 pub mod healthcheck;
 mod notify;
+pub mod order;
+pub mod remote;
 pub mod run;
 pub mod simulate;
 mod table;
@@ -57,6 +59,10 @@ enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Have a running tidegate load its configuration again
+    Reload(order::ReloadArgs),
+    /// Have a running tidegate drain, and wait for it
+    Drain(order::DrainArgs),
 }
 
 // === impl Cli ===
@@ -71,6 +77,8 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Simulate(args) => simulate::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
+            Command::Reload(args) => order::reload(&args),
+            Command::Drain(args) => order::drain(&args),
         }
     }
 }
