@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::admin::{Admin, MAX_CONNECTIONS, State};
+use crate::admin::{Admin, DESCRIPTORS, State};
 use crate::config::{Config, Endpoint, Listen, Scheme, Upstream};
 use crate::gate::{AutoDecision, RejectReason};
 use crate::proxy::Proxy;
@@ -26,8 +26,8 @@ use crate::upstream::{
 };
 
 /// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
-/// connections; clients that are being refused.
-const OWN_DESCRIPTORS: u64 = 32 + (MAX_CONNECTIONS + EXTRA_DESCRIPTORS) as u64;
+/// connections and pages; clients that are being refused.
+const OWN_DESCRIPTORS: u64 = 32 + (DESCRIPTORS + EXTRA_DESCRIPTORS) as u64;
 /// How long requests that are turned away at the end of the grace have to be told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 

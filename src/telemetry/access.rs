@@ -10,6 +10,7 @@
 //! counted.
 
 mod limiter;
+mod recent;
 mod text;
 mod trace;
 
@@ -22,6 +23,8 @@ use tracing::{Level, event};
 use crate::config::AccessLog;
 use crate::telemetry::metrics::AbortStage;
 use limiter::{Limiter, Summary};
+use recent::Recent;
+pub use recent::Rejected;
 use text::{Cut, path};
 
 /// The `target` of access lines.
@@ -83,12 +86,14 @@ pub struct AccessLogger {
     mode: AccessLog,
     rejections: Mutex<Limiter>,
     failures: Mutex<Limiter>,
+    recent: Recent,
 }
 
 impl AccessLogger {
     /// A logger for the configured mode.
     pub fn new(mode: AccessLog) -> AccessLogger {
-        AccessLogger { mode, rejections: Mutex::default(), failures: Mutex::default() }
+        let recent = Recent::default();
+        AccessLogger { mode, rejections: Mutex::default(), failures: Mutex::default(), recent }
     }
 
     /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before
@@ -146,6 +151,29 @@ impl AccessLogger {
             let over = lock(self.limiter(flood)).close();
             summarize(flood, &over);
         }
+    }
+
+    /// Whether [`remember`](AccessLogger::remember) has any use for one more rejection of this
+    /// second: a cheap question to ask before a record is put together.
+    pub fn remembers(&self) -> bool {
+        self.recent.wants()
+    }
+
+    /// Keeps a rejection for [`recent`](AccessLogger::recent).
+    pub fn remember(&self, record: &AccessRecord<'_>) {
+        if let Some(reason) = record.reason {
+            self.recent.push(record, reason, self.mode != AccessLog::Off);
+        }
+    }
+
+    /// A few of the last rejections, the newest first.
+    pub fn recent(&self) -> Vec<Rejected> {
+        self.recent.list()
+    }
+
+    /// To be called once a second, so that a few rejections of each are kept.
+    pub fn new_second(&self) {
+        self.recent.refill();
     }
 
     fn limiter(&self, flood: Flood) -> &Mutex<Limiter> {

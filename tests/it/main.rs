@@ -28,6 +28,7 @@ mod http2_abuse;
 mod layering;
 mod learning;
 mod logging_sinks;
+mod page;
 mod peers;
 mod priorities;
 mod random;
