@@ -3,6 +3,8 @@
 //!
 //! | path | answer |
 //! |---|---|
+//! | `/` | the live page: what happens to the application, with the last 15 minutes |
+//! | `/events` | what the page shows, as server-sent events; its form may change with any version |
 //! | `/metrics` | the Prometheus text format |
 //! | `/live` | 200 while the process runs |
 //! | `/ready` | 200 while new requests are wanted, else 503; a full queue is not unready |
@@ -15,7 +17,13 @@
 //! switched off (`admin.control`).
 
 mod control;
+mod events;
+mod facts;
+mod history;
+mod page;
+mod sample;
 mod status;
+mod verdict;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,9 +34,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
+    HeaderValue, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -42,9 +53,14 @@ use crate::config::Config;
 use crate::proxy::Proxy;
 use crate::server::{Server, Tls};
 use crate::telemetry::metrics;
+use events::{Events, Feed, MAX_PAGES};
+use page::Page;
 
-/// Connections at once; a scraper and a few people need no more. Beyond it the oldest is closed.
-pub(crate) const MAX_CONNECTIONS: usize = 64;
+/// Connections at once, apart from those of open pages; a scraper and a few people need no more.
+/// Beyond it the oldest is closed.
+const MAX_CONNECTIONS: usize = 64;
+/// File descriptors that the admin listener uses at most.
+pub(crate) const DESCRIPTORS: usize = MAX_CONNECTIONS + MAX_PAGES;
 /// The longest life of an admin connection; a scraper opens another.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
@@ -98,8 +114,26 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
+    feed: Arc<Feed>,
 }
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    state: Arc<State>,
+    feed: Arc<Feed>,
+    page: Page,
+}
+
+/// An open connection.
+struct Connection {
+    task: AbortHandle,
+    /// It carries the events of a page; there is a bound for those elsewhere.
+    streams: Arc<AtomicBool>,
+}
+
+type Answer = Response<Either<Full<Bytes>, Events>>;
 
 // === impl State ===
 
@@ -138,8 +172,11 @@ impl Admin {
     pub fn start(listener: std::net::TcpListener, state: Arc<State>) -> std::io::Result<Admin> {
         let address = listener.local_addr()?;
         let listener = TcpListener::from_std(listener)?;
-        let task = tokio::spawn(accept(listener, state));
-        Ok(Admin { address, task })
+        let feed = Feed::new(&state);
+        let sampling = tokio::spawn(Arc::clone(&feed).run(Arc::clone(&state)));
+        let shared = Shared { state, feed: Arc::clone(&feed), page: Page::new() };
+        let accepting = tokio::spawn(accept(listener, Arc::new(shared)));
+        Ok(Admin { address, tasks: [accepting, sampling], feed })
     }
 
     /// The address that is listened on, with the port that the system chose.
@@ -151,24 +188,29 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.feed.close();
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut open: VecDeque<Connection> = VecDeque::new();
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                open.retain(|connection| !connection.is_finished());
+                open.retain(|connection| {
+                    !connection.task.is_finished() && !connection.streams.load(Ordering::Relaxed)
+                });
                 // Whoever comes is more likely to be a scraper than whoever has been here longest.
                 if open.len() >= MAX_CONNECTIONS
                     && let Some(oldest) = open.pop_front()
                 {
-                    oldest.abort();
+                    oldest.task.abort();
                 }
-                let serving = timeout(MAX_AGE, serve(stream, peer, Arc::clone(&state)));
-                open.push_back(tokio::spawn(serving).abort_handle());
+                let streams = Arc::new(AtomicBool::new(false));
+                let serving = serve(stream, peer, Arc::clone(&shared), Arc::clone(&streams));
+                let task = tokio::spawn(timeout(MAX_AGE, serving)).abort_handle();
+                open.push_back(Connection { task, streams });
             }
             // Out of file descriptors, most likely; without a pause this would spin.
             Err(_) => sleep(Duration::from_millis(100)).await,
@@ -176,15 +218,18 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, state: Arc<State>) {
-    let service = service_fn(|request| {
-        let state = Arc::clone(&state);
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, streams: Arc<AtomicBool>) {
+    // An event is small, and wanted now.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (shared, streams) = (Arc::clone(&shared), Arc::clone(&streams));
         async move {
-            let response = match *request.method() {
-                Method::POST if control::is_order(&request) => {
-                    control::answer(&state, &request, peer.ip()).await
+            let response = match (request.method(), request.uri().path()) {
+                (&Method::GET, "/events") => events(&shared, &request, &streams),
+                (&Method::POST, _) if control::is_order(&request) => {
+                    control::answer(&shared.state, &request, peer.ip()).await.map(Either::Left)
                 }
-                _ => answer(&state, &request),
+                _ => answer(&shared, &request).map(Either::Left),
             };
             Ok::<_, Infallible>(response)
         }
@@ -198,7 +243,28 @@ async fn serve(stream: TcpStream, peer: SocketAddr, state: Arc<State>) {
         .await;
 }
 
-fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// The stream of a page. A page that comes back says what it has seen.
+fn events(shared: &Shared, request: &Request<Incoming>, streams: &AtomicBool) -> Answer {
+    let header = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+    // A page cannot set a header when it opens a stream by itself.
+    let query = request.uri().query().and_then(|query| query.strip_prefix("after="));
+    let Some(events) = shared.feed.open(header.or(query)) else {
+        let mut response = text(StatusCode::SERVICE_UNAVAILABLE, "too many pages are open\n");
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        return response.map(Either::Left);
+    };
+    streams.store(true, Ordering::Relaxed);
+    let mut response = Response::new(Either::Right(events));
+    common(response.headers_mut(), "text/event-stream");
+    let headers = response.headers_mut();
+    // A connection that is not counted ends with its stream.
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let state = &shared.state;
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -218,19 +284,29 @@ fn answer(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/ready" if state.ready() => text(StatusCode::OK, "ready\n"),
         "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/status.json" => {
-            let status = status::json(state, &state.reading());
+            let status = status::json(state, &state.reading(), &shared.feed);
             respond(StatusCode::OK, "application/json", status.into())
         }
         "/config" => {
             let effective = state.running.load().effective.clone();
             respond(StatusCode::OK, "application/toml", effective.into())
         }
-        "/" => text(StatusCode::OK, "tidegate: /metrics /live /ready /status.json /config\n"),
+        "/" => page(&shared.page),
+        // Only HEAD comes here.
+        "/events" => respond(StatusCode::OK, "text/event-stream", Bytes::new()),
         _ => text(
             StatusCode::NOT_FOUND,
-            "no such page; there are: /metrics /live /ready /status.json /config\n",
+            "no such page; there are: / /metrics /live /ready /status.json /config /events\n",
         ),
     }
+}
+
+fn page(page: &Page) -> Response<Full<Bytes>> {
+    let mut response = respond(StatusCode::OK, "text/html; charset=utf-8", page.html());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, page.policy());
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
@@ -240,9 +316,12 @@ fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
 fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    let headers = response.headers_mut();
+    common(response.headers_mut(), kind);
+    response
+}
+
+fn common(headers: &mut HeaderMap, kind: &'static str) {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }

@@ -58,7 +58,7 @@ use crate::admission::{Entry, Permit};
 use crate::config::{self, Config};
 use crate::gate::{Arrival, LaneSnapshot, Rejection};
 use crate::telemetry::access::AccessLogger;
-use crate::telemetry::metrics::{Metrics, Reading};
+use crate::telemetry::metrics::{Metrics, Reading, RouteEvents};
 use crate::upstream::Connect;
 use arrival::Flows;
 use backend::{Backend, LaneAt};
@@ -262,6 +262,14 @@ impl Proxy {
             upstreams: upstreams.map(|(backend, snapshot)| backend.reading(snapshot)).collect(),
             ..Reading::default()
         }
+    }
+
+    /// What has happened on a route, by its place in the configuration; see
+    /// [`RouteMetrics::events`](crate::telemetry::metrics::RouteMetrics::events).
+    #[must_use]
+    pub fn route_events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
+        let plan = self.plans.get(route);
+        plan.map(|plan| plan.metrics.events(before)).unwrap_or_default()
     }
 
     /// The metric families.

@@ -5,9 +5,15 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::State;
-use crate::config::{AdmissionMode, Order, Route, Upstream};
+use super::events::Feed;
+use super::facts::unix;
+use super::sample::{RouteSample, Sample};
+use super::verdict::Verdict;
+use crate::config::{AdmissionMode, Order, Route, RouteKind, Upstream};
 use crate::gate::{AutoDecision, RejectReason};
-use crate::telemetry::metrics::{LimitReading, Reading, RouteReading, UpstreamReading};
+use crate::telemetry::metrics::{
+    LimitReading, Reading, RouteEvents, RouteReading, UpstreamReading,
+};
 
 /// The whole answer. Field names are an interface; a golden test holds them.
 #[derive(Serialize)]
@@ -20,6 +26,8 @@ struct Status<'a> {
     connections: u64,
     max_connections: u32,
     reload: ReloadStatus,
+    /// `null` in the first second.
+    verdict: Option<VerdictStatus>,
     upstreams: Vec<UpstreamStatus<'a>>,
     routes: Vec<RouteStatus<'a>>,
 }
@@ -31,6 +39,16 @@ struct ReloadStatus {
     seconds_ago: Option<u64>,
     succeeded: Option<bool>,
     error: Option<String>,
+}
+
+/// What happens, in words.
+#[derive(Serialize)]
+struct VerdictStatus {
+    level: &'static str,
+    text: String,
+    detail: String,
+    /// Seconds since 1970 since when the level is the same.
+    since: f64,
 }
 
 #[derive(Serialize)]
@@ -62,9 +80,10 @@ struct LimitStatus {
 
 /// One route. `arrivals = admitted + abandoned + rejected + queue_depth`.
 #[derive(Serialize)]
-struct RouteStatus<'a> {
+pub(super) struct RouteStatus<'a> {
     name: &'a str,
     upstream: &'a str,
+    kind: &'static str,
     /// `None`: nothing of the route waits.
     order: Option<&'static str>,
     class: Option<u8>,
@@ -73,15 +92,42 @@ struct RouteStatus<'a> {
     max_in_flight: u64,
     queue_depth: u64,
     max_queue: u64,
+    max_wait: f64,
     arrivals: u64,
     admitted: u64,
     abandoned: u64,
     rejected: BTreeMap<&'static str, u64>,
     /// What would have been rejected, were it enforced.
     shadow_rejected: BTreeMap<&'static str, u64>,
+    /// Answered by the application, and not.
+    answered: u64,
+    failed: u64,
     service: ServiceStatus,
     queue_depth_seconds: f64,
     in_flight_seconds: f64,
+    /// Sums of all waits for a slot and of all times to a response's head, and how many waits.
+    wait_seconds: f64,
+    waits: u64,
+    service_seconds: f64,
+    /// `null` in the first second.
+    recent: Option<RecentStatus>,
+}
+
+/// The last few seconds.
+#[derive(Serialize)]
+struct RecentStatus {
+    seconds: f64,
+    arrivals: u64,
+    answered: u64,
+    failed: u64,
+    abandoned: u64,
+    rejected: u64,
+    /// Means.
+    in_flight: f64,
+    queue_depth: f64,
+    wait_mean: Option<f64>,
+    wait_p99: Option<f64>,
+    service_mean: Option<f64>,
 }
 
 /// Times from the grant to the head of the response of late; `null` while too little is known.
@@ -92,11 +138,13 @@ struct ServiceStatus {
 }
 
 /// One line of JSON. Times are in seconds.
-pub(super) fn json(state: &State, reading: &Reading) -> String {
+pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
     let running = state.running.load();
     let config = &running.config;
+    let (verdict, recent) = feed.latest();
     let upstreams = config.upstreams.iter().zip(&reading.upstreams);
-    let routes = config.routes.iter().zip(&reading.routes);
+    let routes = config.routes.iter().zip(&reading.routes).enumerate();
+    let proxy = state.proxy();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: state.started.elapsed().as_secs(),
@@ -106,10 +154,15 @@ pub(super) fn json(state: &State, reading: &Reading) -> String {
         connections: reading.connections,
         max_connections: config.server.max_connections,
         reload: ReloadStatus::new(state),
+        verdict: verdict.map(VerdictStatus::from),
         upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
-            .map(|(route, reading)| {
-                RouteStatus::new(route, &config.upstreams[route.upstream], reading)
+            .map(|(index, (route, reading))| {
+                let events = proxy.route_events(index, &RouteEvents::default());
+                let upstream = &config.upstreams[route.upstream];
+                let mut status = RouteStatus::new(route, upstream, reading, &events);
+                status.recent = recent.as_ref().and_then(|recent| RecentStatus::of(recent, index));
+                status
             })
             .collect(),
     };
@@ -133,7 +186,14 @@ impl ReloadStatus {
     }
 }
 
-// === impl UpstreamStatus, LimitStatus, RouteStatus ===
+// === impl VerdictStatus, UpstreamStatus, LimitStatus, RouteStatus, RecentStatus ===
+
+impl From<Verdict> for VerdictStatus {
+    fn from(verdict: Verdict) -> Self {
+        let Verdict { level, text, detail, since } = verdict;
+        VerdictStatus { level: level.label(), text, detail, since: unix(since) }
+    }
+}
 
 impl<'a> UpstreamStatus<'a> {
     fn new(upstream: &'a Upstream, reading: &UpstreamReading) -> Self {
@@ -167,34 +227,87 @@ impl LimitStatus {
 }
 
 impl<'a> RouteStatus<'a> {
-    fn new(route: &'a Route, upstream: &'a Upstream, reading: &RouteReading) -> Self {
-        let queued = route.admission == AdmissionMode::Queue;
-        let order = match route.order {
-            Order::Fifo => "fifo",
-            Order::Lifo => "lifo",
-            Order::Adaptive => "adaptive",
-        };
+    fn new(
+        route: &'a Route,
+        upstream: &'a Upstream,
+        reading: &RouteReading,
+        events: &RouteEvents,
+    ) -> Self {
+        let (order, class, enforce) = RouteStatus::rules(route, upstream);
         RouteStatus {
             name: &route.name,
             upstream: &upstream.name,
-            order: queued.then_some(order),
-            class: queued.then_some(route.class),
-            enforce: !queued || (route.enforce && upstream.enforce),
+            kind: RouteStatus::kind(route),
+            order,
+            class,
+            enforce,
             in_flight: reading.in_flight,
             max_in_flight: reading.in_flight_limit,
             queue_depth: reading.queue_depth,
             max_queue: reading.queue_capacity,
+            max_wait: route.max_wait.as_secs_f64(),
             arrivals: reading.arrivals,
             admitted: reading.admitted,
             abandoned: reading.abandoned,
             rejected: by_reason(&reading.rejected),
             shadow_rejected: by_reason(&reading.shadow_rejected),
+            answered: events.services.count,
+            failed: events.failed,
             service: ServiceStatus {
                 p50: reading.service_p50.map(|time| time.as_secs_f64()),
                 p90: reading.service_p90.map(|time| time.as_secs_f64()),
             },
             queue_depth_seconds: reading.queue_depth_seconds,
             in_flight_seconds: reading.in_flight_seconds,
+            wait_seconds: events.waits.sum,
+            waits: events.waits.count,
+            service_seconds: events.services.sum,
+            recent: None,
         }
+    }
+
+    /// Order, class and whether rejections are carried out; the first two only where somebody may
+    /// wait.
+    pub(super) fn rules(
+        route: &Route,
+        upstream: &Upstream,
+    ) -> (Option<&'static str>, Option<u8>, bool) {
+        let queued = route.admission == AdmissionMode::Queue;
+        let order = match route.order {
+            Order::Fifo => "fifo",
+            Order::Lifo => "lifo",
+            Order::Adaptive => "adaptive",
+        };
+        let enforce = !queued || (route.enforce && upstream.enforce);
+        (queued.then_some(order), queued.then_some(route.class), enforce)
+    }
+
+    /// How the route is admitted, in a word.
+    pub(super) fn kind(route: &Route) -> &'static str {
+        match (route.admission, route.kind) {
+            (AdmissionMode::Exempt, _) => "exempt",
+            (AdmissionMode::Deny, _) => "deny",
+            (AdmissionMode::Queue, RouteKind::Stream) => "stream",
+            (AdmissionMode::Queue, RouteKind::Request) => "request",
+        }
+    }
+}
+
+impl RecentStatus {
+    fn of(recent: &Sample, index: usize) -> Option<RecentStatus> {
+        let route: &RouteSample = recent.routes.get(index)?;
+        Some(RecentStatus {
+            seconds: recent.seconds,
+            arrivals: route.arrivals,
+            answered: route.answered,
+            failed: route.failed,
+            abandoned: route.abandoned,
+            rejected: route.turned_away(),
+            in_flight: route.in_flight,
+            queue_depth: route.queue,
+            wait_mean: route.waits.mean(),
+            wait_p99: route.wait_p99(),
+            service_mean: route.services.mean(),
+        })
     }
 }

@@ -219,5 +219,8 @@ impl Drop for Exchange {
         if access.wants(self.status, troubled) {
             access.log(&self.record());
         }
+        if self.reason.is_some() && access.remembers() {
+            access.remember(&self.record());
+        }
     }
 }

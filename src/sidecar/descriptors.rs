@@ -2,13 +2,13 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::admin::MAX_CONNECTIONS;
+use crate::admin::DESCRIPTORS;
 use crate::config::Config;
 use crate::server::EXTRA_DESCRIPTORS;
 
 /// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
-/// connections; clients that are being refused.
-const OWN_DESCRIPTORS: u64 = 32 + (MAX_CONNECTIONS + EXTRA_DESCRIPTORS) as u64;
+/// connections and pages; clients that are being refused.
+const OWN_DESCRIPTORS: u64 = 32 + (DESCRIPTORS + EXTRA_DESCRIPTORS) as u64;
 
 /// Raises the limit on file descriptors as far as it goes, and says how far; `None`: there is none.
 pub(crate) fn raise_descriptors() -> Option<u64> {

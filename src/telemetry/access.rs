@@ -10,6 +10,7 @@
 //! counted.
 
 mod limiter;
+mod recent;
 mod text;
 mod trace;
 
@@ -23,6 +24,8 @@ use tracing::{Level, event};
 use crate::config::AccessLog;
 use crate::telemetry::metrics::AbortStage;
 use limiter::{Limiter, Summary};
+use recent::Recent;
+pub use recent::Rejected;
 use text::{Cut, path};
 
 /// The `target` of access lines.
@@ -85,6 +88,7 @@ pub struct AccessLogger {
     mode: AtomicU8,
     rejections: Mutex<Limiter>,
     failures: Mutex<Limiter>,
+    recent: Recent,
 }
 
 impl AccessLogger {
@@ -94,6 +98,7 @@ impl AccessLogger {
             mode: AtomicU8::new(mode as u8),
             rejections: Mutex::default(),
             failures: Mutex::default(),
+            recent: Recent::default(),
         }
     }
 
@@ -161,6 +166,33 @@ impl AccessLogger {
             let over = lock(self.limiter(flood)).close();
             summarize(flood, &over);
         }
+    }
+
+    /// Whether [`remember`](AccessLogger::remember) has any use for one more rejection of this
+    /// second: a cheap question to ask before a record is put together.
+    pub fn remembers(&self) -> bool {
+        self.recent.wants()
+    }
+
+    /// Keeps a rejection for [`recent`](AccessLogger::recent).
+    pub fn remember(&self, record: &AccessRecord<'_>) {
+        if let Some(reason) = record.reason {
+            self.recent.push(
+                record,
+                reason,
+                self.mode.load(Ordering::Relaxed) != AccessLog::Off as u8,
+            );
+        }
+    }
+
+    /// A few of the last rejections, the newest first.
+    pub fn recent(&self) -> Vec<Rejected> {
+        self.recent.list()
+    }
+
+    /// To be called once a second, so that a few rejections of each are kept.
+    pub fn new_second(&self) {
+        self.recent.refill();
     }
 
     fn limiter(&self, flood: Flood) -> &Mutex<Limiter> {

@@ -10,6 +10,7 @@
 //! State (depths, limits, the gate's own counters) is owned by other layers and read at the scrape
 //! as a [`Reading`].
 
+mod distribution;
 mod family;
 mod reading;
 mod route;
@@ -27,10 +28,11 @@ use prometheus::{
 use crate::config::{Config, Route};
 use crate::telemetry::process;
 
+pub use distribution::Distribution;
 pub(crate) use family::Family;
 pub use reading::{LimitReading, Reading, RouteReading, UpstreamReading};
 use route::RouteFamilies;
-pub use route::{AbortStage, RouteMetrics};
+pub use route::{AbortStage, RouteEvents, RouteMetrics};
 
 /// The `Content-Type` of the page; Prometheus 3 refuses a scrape without it.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -33,6 +33,7 @@ mod layering;
 mod learning;
 mod logging_sinks;
 mod notifying;
+mod page;
 mod peers;
 mod priorities;
 mod random;

@@ -10,7 +10,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use super::register;
+use super::{Distribution, register};
 
 /// Seconds. Half a millisecond is the shortest wait worth telling from none; `max_wait` is 1 s by
 /// default.
@@ -34,6 +34,17 @@ pub struct RouteMetrics {
     upstream_errors: Vec<IntCounter>,
     upstream_retries: IntCounter,
     client_aborts: [IntCounter; AbortStage::ALL.len()],
+}
+
+/// What the events of a route add up to, for those who do not scrape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteEvents {
+    /// Waits for a slot, those of none included; its count is that of the waits that ended.
+    pub waits: Distribution,
+    /// Times from the grant to the head of the response; its count is that of the answers.
+    pub services: Distribution,
+    /// Requests that the application failed to answer.
+    pub failed: u64,
 }
 
 /// Where in the life of its request a client left.
@@ -159,6 +170,15 @@ impl RouteMetrics {
     /// The request was sent again, on another connection.
     pub fn upstream_retry(&self) {
         self.upstream_retries.inc();
+    }
+
+    /// What has come to pass until now; `before` is an earlier answer.
+    pub fn events(&self, before: &RouteEvents) -> RouteEvents {
+        RouteEvents {
+            waits: Distribution::of(&self.queue_wait, &before.waits),
+            services: Distribution::of(&self.upstream_duration, &before.services),
+            failed: self.upstream_errors.iter().map(IntCounter::get).sum(),
+        }
     }
 
     /// The client left.
