@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::arrival::Marks;
 use super::finish::Finish;
+use super::respond::Refusal;
+use super::screen::{Fault, is_ambiguous};
 use crate::admission::Permit;
 use crate::config::{self, AdmissionMode, ClientAbort, Reject, Route, RouteKind, Upstream};
 use crate::gate::{
@@ -20,7 +22,9 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) backend: usize,
     /// The route's lane in its backend's gate; `None`: it denies everything.
-    pub(super) lane: Option<usize>,
+    lane: Option<usize>,
+    /// Paths that may mean others are refused.
+    strict_paths: bool,
     /// What its requests say of themselves; `None`: nothing that matters (exempt).
     pub(super) marks: Option<Marks>,
     /// Whether the gate learns from its requests.
@@ -135,6 +139,7 @@ impl Plan {
             name: route.name.clone(),
             backend: route.upstream,
             lane,
+            strict_paths: false,
             marks: (route.admission == AdmissionMode::Queue).then(|| Marks::new(route)),
             learns,
             response_timeout: route.response_timeout,
@@ -143,6 +148,19 @@ impl Plan {
             finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),
             reject: route.reject,
         }
+    }
+
+    /// The route's lane for a request, which has a path that it takes.
+    pub(super) fn lane_for(&self, path: &str) -> Result<usize, Refusal> {
+        if self.strict_paths && is_ambiguous(path) {
+            return Err(Refusal::Fault(Fault::Ambiguous));
+        }
+        self.lane.ok_or(Refusal::Denied)
+    }
+
+    /// The route's lane in its backend's gate; `None`: it denies everything.
+    pub(super) fn lane(&self) -> Option<usize> {
+        self.lane
     }
 
     /// Says how a request of the route went, if the gate learns from it.
@@ -164,6 +182,19 @@ mod tests {
         let upstream = &config.upstreams[0];
         let lanes = config.routes.iter().map(|route| lane_limits(route, upstream));
         (limits(upstream, Vec::new()), lanes.collect())
+    }
+
+    #[test]
+    fn strict_routes_take_no_ambiguous_paths() {
+        let text = "[upstream]\nurl = \"http://a\"\n";
+        let config = config::parse("t", text, &[], &Overrides::default()).unwrap().config;
+        let mut plan = Plan::new(&config.routes[0], Some(3));
+        assert_eq!(plan.lane_for("/a/../b"), Ok(3));
+        plan.strict_paths = true;
+        assert_eq!(plan.lane_for("/a/b"), Ok(3));
+        assert_eq!(plan.lane_for("/a/../b"), Err(Refusal::Fault(Fault::Ambiguous)));
+        plan.lane = None;
+        assert_eq!(plan.lane_for("/a/b"), Err(Refusal::Denied));
     }
 
     #[test]

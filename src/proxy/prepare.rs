@@ -14,9 +14,10 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 
 use super::client::Client;
+use super::interim::Interim;
 use super::patience::{Patience, is_grpc};
 use super::plan::Plan;
-use super::screen::Target;
+use super::screen::{Target, make_length_plain};
 use super::upload::{Upload, UploadBody};
 use super::{Proxy, headers};
 use crate::upstream::{Protocol, RequestBody};
@@ -37,6 +38,7 @@ pub(super) fn prepare(
     client: &Client,
     request: Request<Incoming>,
     target: Target,
+    interim: Option<Interim>,
 ) -> Outgoing {
     let backend = proxy.backend(plan);
     let (mut parts, body) = request.into_parts();
@@ -46,6 +48,7 @@ pub(super) fn prepare(
         parts.version == Version::HTTP_11 && upload.is_none() && backend.pool().can_upgrade();
     let upgrade = may_upgrade.then(|| offered(fields)).flatten();
     headers::request(fields, parts.version);
+    make_length_plain(fields);
     proxy.forwarding().apply(fields, client.peer(), &target.host);
     let host = if target.host.is_empty() { backend.authority() } else { target.host };
     fields.insert(HOST, host);
@@ -55,8 +58,10 @@ pub(super) fn prepare(
     }
     join_cookies(fields, parts.version);
 
-    let expects = is_expected(fields.get(EXPECT)) && parts.version == Version::HTTP_11;
-    if upload.is_none() || !expects {
+    // An expectation that nobody knows is the application's to refuse (RFC 9110, section 10.1.1).
+    let asks = is_expected(fields.get(EXPECT));
+    let expects = asks && parts.version == Version::HTTP_11 && upload.is_some();
+    if asks && !expects {
         fields.remove(EXPECT);
     }
     parts.uri = Uri::from(target.path_and_query);
@@ -70,12 +75,12 @@ pub(super) fn prepare(
         None => no_body(),
     };
     let mut request = Request::from_parts(parts, sent);
-    if let (Some(upload), true) = (&upload, expects) {
-        let upload = Arc::clone(upload);
-        hyper::ext::on_informational(&mut request, move |informational| {
-            if informational.status() == StatusCode::CONTINUE {
-                upload.ask();
-            }
+    let asked = upload.clone().filter(|_| expects);
+    if asked.is_some() || interim.is_some() {
+        hyper::ext::on_informational(&mut request, move |came| match (&asked, &interim) {
+            (Some(upload), _) if came.status() == StatusCode::CONTINUE => upload.ask(),
+            (_, Some(interim)) => interim.say(came.status(), came.headers()),
+            (_, None) => {}
         });
     }
     Outgoing { request: Box::new(request), upload, upgrade }

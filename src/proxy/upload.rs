@@ -149,8 +149,8 @@ impl Drop for UploadBody {
 }
 
 /// Reads what is left of a body of HTTP/2 that nobody wants, for a while, and throws it away. Else
-/// its stream would be reset at once (RFC 9113, section 8.1), and a client that is still writing may
-/// take the reset for the answer.
+/// its stream would be reset at once (RFC 9113, section 8.1), and a client that is still writing
+/// may take the reset for the answer.
 pub(super) fn discard(mut incoming: Incoming) {
     let reading = async move {
         let mut left = LINGER_BYTES;

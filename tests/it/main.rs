@@ -5,6 +5,7 @@
 
 mod aborting;
 mod admin;
+mod app_faults;
 mod clients;
 mod config;
 mod config_check;
@@ -37,6 +38,7 @@ mod retrying;
 mod shadow;
 mod shedding;
 mod simulate;
+mod smuggling;
 mod support;
 mod telemetry_metrics;
 mod timeouts;
