@@ -36,6 +36,8 @@ mod exchange;
 mod finish;
 mod forward;
 mod forwarded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod hops;
 mod interim;

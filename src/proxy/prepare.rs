@@ -8,12 +8,14 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
     UPGRADE,
 };
+use http::request::Parts;
 use http::{Request, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 
 use super::client::Client;
+use super::forwarded::{Forwarding, Peer};
 use super::interim::Interim;
 use super::patience::{Patience, is_grpc};
 use super::plan::Plan;
@@ -42,29 +44,22 @@ pub(super) fn prepare(
 ) -> Outgoing {
     let backend = proxy.backend(plan);
     let (mut parts, body) = request.into_parts();
-    let fields = &mut parts.headers;
     let upload = (!body.is_end_stream()).then(Arc::<Upload>::default);
     let may_upgrade =
         parts.version == Version::HTTP_11 && upload.is_none() && backend.pool().can_upgrade();
-    let upgrade = may_upgrade.then(|| offered(fields)).flatten();
-    headers::request(fields, parts.version);
-    make_length_plain(fields);
-    proxy.forwarding().apply(fields, client.peer(), &target.host);
-    let host = if target.host.is_empty() { backend.authority() } else { target.host };
-    fields.insert(HOST, host);
+    let upgrade = may_upgrade.then(|| offered(&parts.headers)).flatten();
+    rewrite(&mut parts, target, proxy.forwarding(), client.peer(), || backend.authority());
+    let fields = &mut parts.headers;
     if let Some(protocols) = &upgrade {
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(UPGRADE, protocols.clone());
     }
-    join_cookies(fields, parts.version);
-
     // An expectation that nobody knows is the application's to refuse (RFC 9110, section 10.1.1).
     let asks = is_expected(fields.get(EXPECT));
     let expects = asks && parts.version == Version::HTTP_11 && upload.is_some();
     if asks && !expects {
         fields.remove(EXPECT);
     }
-    parts.uri = Uri::from(target.path_and_query);
     parts.extensions.clear();
     let sent = match &upload {
         Some(upload) => {
@@ -84,6 +79,25 @@ pub(super) fn prepare(
         });
     }
     Outgoing { request: Box::new(request), upload, upgrade }
+}
+
+/// The head of a request as the application gets it, but for what depends on its body. `authority`:
+/// the `Host` for a client that names none.
+pub(super) fn rewrite(
+    parts: &mut Parts,
+    target: Target,
+    forwarding: &Forwarding,
+    peer: &Peer,
+    authority: impl FnOnce() -> HeaderValue,
+) {
+    let fields = &mut parts.headers;
+    headers::request(fields, parts.version);
+    make_length_plain(fields);
+    forwarding.apply(fields, peer, &target.host);
+    let host = if target.host.is_empty() { authority() } else { target.host };
+    fields.insert(HOST, host);
+    join_cookies(fields, parts.version);
+    parts.uri = Uri::from(target.path_and_query);
 }
 
 impl Outgoing {
