@@ -6,6 +6,7 @@
 mod aborting;
 mod admin;
 mod alerts;
+mod app_faults;
 mod before_http;
 mod clients;
 mod config;
@@ -44,6 +45,7 @@ mod retrying;
 mod shadow;
 mod shedding;
 mod simulate;
+mod smuggling;
 mod support;
 mod telemetry_metrics;
 mod timeouts;
