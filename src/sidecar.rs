@@ -2,6 +2,8 @@
 //!
 //! `run`, `demo` and the tests start the same thing here.
 
+mod memory;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::server::{EXTRA_DESCRIPTORS, Server, bind};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Labels, Metrics};
 use crate::upstream::{Connect, TcpConnector, UpstreamError};
+
+pub use memory::fit_memory;
 
 /// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
 /// connections; clients that are being refused.

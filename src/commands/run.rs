@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{EXIT_CONFIG, fail};
 use crate::config::{self, Format, Loaded, Overrides, Report};
-use crate::sidecar::{Drained, Sidecar, fit_descriptors};
+use crate::sidecar::{Drained, Sidecar, fit_descriptors, fit_memory};
 use crate::telemetry::logging;
 
 /// Run the proxy: from a file, or with --upstream alone.
@@ -87,6 +87,7 @@ async fn serve(mut loaded: Loaded) -> ExitCode {
         Err(error) => return fail(&error),
     };
     fit_descriptors(&mut loaded.config);
+    fit_memory(&mut loaded.config);
     let effective = loaded.effective_toml();
     let sidecar = match Sidecar::start(loaded.config, effective) {
         Ok(sidecar) => sidecar,

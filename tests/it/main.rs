@@ -29,6 +29,7 @@ mod http2_abuse;
 mod layering;
 mod learning;
 mod logging_sinks;
+mod memory;
 mod peers;
 mod priorities;
 mod random;
