@@ -15,6 +15,10 @@ use super::frames::Meter;
 use crate::net::Socket;
 use crate::proxy::{Client, Phase};
 
+/// As much of a body is read at once: hyper's buffers grow with what a read brings, and several are
+/// full while an upload is slow to be taken.
+const MAX_READ: usize = 16 * 1024 - 1;
+
 /// Reads and writes what a client says.
 pub(super) struct ClientIo {
     client: Arc<Client>,
@@ -127,7 +131,7 @@ impl ClientIo {
         match self.client.activity.phase().0 {
             Phase::Idle => self.head = 0,
             Phase::Head => {}
-            Phase::Busy => return usize::MAX,
+            Phase::Busy => return MAX_READ,
         }
         self.max_head.saturating_sub(self.head).max(1)
     }

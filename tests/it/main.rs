@@ -33,6 +33,7 @@ mod http2_abuse;
 mod layering;
 mod learning;
 mod logging_sinks;
+mod memory;
 mod notifying;
 mod page;
 mod peers;
