@@ -1,5 +1,5 @@
-//! The admin listener: metrics, health, status. Read-only, and apart from the path of requests, so
-//! that it answers also when everything else is full.
+//! The admin listener: metrics, health, status, control. Apart from the path of requests, so that
+//! it answers also when everything else is full.
 //!
 //! | path | answer |
 //! |---|---|
@@ -10,7 +10,13 @@
 //! | `/ready` | 200 while new requests are wanted, else 503; a full queue is not unready |
 //! | `/status.json` | what the gates hold, at one instant |
 //! | `/config` | the configuration in force, as TOML |
+//! | POST `/reload` | loads the configuration again; 200, or 422 with the diagnostics |
+//! | POST `/drain` | drains, without ending; 200 when nothing is under way any more |
+//!
+//! POST is taken from loopback alone, never from a page in a browser (`Origin`), and can be
+//! switched off (`admin.control`).
 
+mod control;
 mod events;
 mod facts;
 mod history;
@@ -22,10 +28,11 @@ mod verdict;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
@@ -38,12 +45,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::proxy::Proxy;
-use crate::server::Server;
+use crate::server::{Server, Tls};
 use crate::telemetry::metrics;
 use events::{Events, Feed, MAX_PAGES};
 use page::Page;
@@ -59,18 +67,47 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 /// What the admin endpoints show.
 #[derive(Debug)]
 pub struct State {
-    /// The request path, which owns gates and metrics.
-    pub proxy: Arc<Proxy>,
-    /// The listeners, which own the connections.
+    /// The listeners, which own the connections and the request path.
     pub server: Arc<Server>,
     /// What runs.
-    pub config: Config,
-    /// The same as TOML, secrets masked.
-    pub effective: String,
+    pub running: ArcSwap<Running>,
+    /// What became of the last change of the configuration.
+    pub reload: Mutex<Reload>,
+    /// Takes what a request asks for that changes something.
+    pub orders: mpsc::Sender<Order>,
     /// When the process began to serve.
     pub started: Instant,
     /// A shutdown is under way.
     pub draining: AtomicBool,
+}
+
+/// A configuration in force.
+#[derive(Debug)]
+pub struct Running {
+    /// All of it.
+    pub config: Config,
+    /// The same as TOML, secrets masked.
+    pub effective: String,
+    /// TLS with clients, which knows when its certificates end.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// What became of changes of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Reload {
+    /// When the last one was tried; `None`: none was.
+    pub tried: Option<SystemTime>,
+    /// Why it did not take effect.
+    pub error: Option<String>,
+}
+
+/// What a request asks for that changes something.
+#[derive(Debug)]
+pub enum Order {
+    /// Load the configuration again, and tell what changed or why nothing did.
+    Reload(oneshot::Sender<Result<Vec<String>, String>>),
+    /// Drain, and tell when nothing is under way any more.
+    Drain(oneshot::Sender<()>),
 }
 
 /// A running admin listener; dropping it stops it.
@@ -107,11 +144,19 @@ impl State {
         !self.draining.load(Ordering::Relaxed)
     }
 
+    /// The request path as it is now.
+    #[must_use]
+    pub fn proxy(&self) -> Arc<Proxy> {
+        self.server.proxy()
+    }
+
     fn reading(&self) -> metrics::Reading {
-        let mut reading = self.proxy.reading();
+        let mut reading = self.proxy().reading();
         reading.connections = self.server.connections() as u64;
         reading.ready = self.ready();
         reading.draining = !self.ready();
+        let running = self.running.load();
+        reading.certificates = running.tls.as_ref().map(|tls| tls.expiries()).unwrap_or_default();
         reading
     }
 }
@@ -152,7 +197,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut open: VecDeque<Connection> = VecDeque::new();
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 open.retain(|connection| {
                     !connection.task.is_finished() && !connection.streams.load(Ordering::Relaxed)
                 });
@@ -163,7 +208,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                     oldest.task.abort();
                 }
                 let streams = Arc::new(AtomicBool::new(false));
-                let serving = serve(stream, Arc::clone(&shared), Arc::clone(&streams));
+                let serving = serve(stream, peer, Arc::clone(&shared), Arc::clone(&streams));
                 let task = tokio::spawn(timeout(MAX_AGE, serving)).abort_handle();
                 open.push_back(Connection { task, streams });
             }
@@ -173,15 +218,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>, streams: Arc<AtomicBool>) {
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, streams: Arc<AtomicBool>) {
     // An event is small, and wanted now.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request: Request<Incoming>| {
-        let response = match (request.method(), request.uri().path()) {
-            (&Method::GET, "/events") => events(&shared, &request, &streams),
-            _ => answer(&shared, &request).map(Either::Left),
-        };
-        async { Ok::<_, Infallible>(response) }
+        let (shared, streams) = (Arc::clone(&shared), Arc::clone(&streams));
+        async move {
+            let response = match (request.method(), request.uri().path()) {
+                (&Method::GET, "/events") => events(&shared, &request, &streams),
+                (&Method::POST, _) if control::is_order(&request) => {
+                    control::answer(&shared.state, &request, peer.ip()).await.map(Either::Left)
+                }
+                _ => answer(&shared, &request).map(Either::Left),
+            };
+            Ok::<_, Infallible>(response)
+        }
     });
     // An admin connection that fails has no one to be told.
     let _ = http1::Builder::new()
@@ -219,9 +270,14 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
+    if control::is_order(request) {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only POST\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return response;
+    }
     match request.uri().path() {
         "/metrics" => {
-            let page = state.proxy.metrics().encode(&state.reading());
+            let page = state.proxy().metrics().encode(&state.reading());
             respond(StatusCode::OK, metrics::CONTENT_TYPE, page.into())
         }
         "/live" => text(StatusCode::OK, "live\n"),
@@ -231,7 +287,10 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
             let status = status::json(state, &state.reading(), &shared.feed);
             respond(StatusCode::OK, "application/json", status.into())
         }
-        "/config" => respond(StatusCode::OK, "application/toml", state.effective.clone().into()),
+        "/config" => {
+            let effective = state.running.load().effective.clone();
+            respond(StatusCode::OK, "application/toml", effective.into())
+        }
         "/" => page(&shared.page),
         // Only HEAD comes here.
         "/events" => respond(StatusCode::OK, "text/event-stream", Bytes::new()),

@@ -57,7 +57,11 @@ pub enum CertificateError {
     #[error("the private key in {} cannot be used", .0.display())]
     BadKey(PathBuf),
     /// It belongs to another certificate.
-    #[error("the private key in {} is not that of the certificate in {}", key.display(), cert.display())]
+    #[error(
+        "the private key in {} is not that of the certificate in {}",
+        key.display(),
+        cert.display()
+    )]
     Mismatch {
         /// The file of the certificate.
         cert: PathBuf,

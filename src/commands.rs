@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod healthcheck;
+mod notify;
 pub mod run;
 pub mod simulate;
 mod table;

@@ -340,12 +340,14 @@ impl Gate {
     /// Shows the automatic limit how a request went.
     fn learn(&mut self, grant: &Grant, outcome: Outcome) {
         let inside = self.lanes[grant.lane as usize].limits.kind == LaneKind::Budget;
+        let full = !(self.has_budget() && self.has_shared());
         let Some(auto) = self.auto.as_mut().filter(|_| inside && !grant.shadow) else { return };
         auto.observe(&Sample {
             now: self.now,
             lane: grant.lane as usize,
             outcome,
             in_flight: self.in_flight,
+            full,
             turned_away: self.turned_away,
         });
         self.limit = auto.limit();

@@ -22,6 +22,7 @@
 
 mod arrival;
 mod attempt;
+mod backend;
 mod body;
 mod client;
 mod exchange;
@@ -38,12 +39,13 @@ mod prepare;
 mod respond;
 pub mod route;
 mod screen;
+mod succession;
 mod tunnel;
 mod upload;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -52,30 +54,32 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::admission::{Admission, Entry, Permit};
+use crate::admission::{Entry, Permit};
 use crate::config::{self, Config};
-use crate::gate::{Arrival, Rejection};
+use crate::gate::{Arrival, LaneSnapshot, Rejection};
 use crate::telemetry::access::AccessLogger;
-use crate::telemetry::metrics::{Metrics, Reading};
-use crate::upstream::{Connect, Pool, PoolLimits, UpstreamError};
+use crate::telemetry::metrics::{Metrics, Reading, RouteEvents};
+use crate::upstream::Connect;
 use arrival::Flows;
+use backend::{Backend, LaneAt};
 use exchange::Exchange;
 use forward::forward;
 use forwarded::Forwarding;
 use lag::Lag;
 use patience::Patience;
-use plan::{Plan, denied_reading, route_reading, upstream_reading};
+use plan::{Plan, route_reading};
 use prepare::prepare;
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
+use succession::Former;
 use upload::discard;
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
 pub use plan::{MAX_EXEMPT, lane_limits, limits};
-pub(crate) use respond::{HEADER_TIMEOUT, TOO_MANY_CONNECTIONS};
+pub(crate) use respond::{HEADER_TIMEOUT, PLAIN_INSTEAD_OF_TLS, TOO_MANY_CONNECTIONS};
 pub use tunnel::Tunnel;
 
 /// The client left: its connection is closed without an answer.
@@ -83,28 +87,27 @@ pub use tunnel::Tunnel;
 #[error("the client left")]
 pub struct Gone;
 
-/// Everything that requests share.
+/// Everything that requests share under one configuration. Another configuration has another one,
+/// which shares with this one all that lives longer: gates, connections, counts.
 pub struct Proxy {
     table: RouteTable,
+    /// In the order of the configuration.
     plans: Vec<Plan>,
-    backends: Vec<Backend>,
+    /// Routes of earlier configurations: what waits there goes on.
+    former: Vec<Former>,
+    /// In the order of the configuration, then those of earlier ones.
+    backends: Vec<Arc<Backend>>,
     forwarding: Forwarding,
+    common: Arc<Common>,
+}
+
+/// What all configurations have in common.
+struct Common {
     flows: Flows,
     /// One for each worker.
     lags: Vec<Lag>,
     metrics: Arc<Metrics>,
     access: Arc<AccessLogger>,
-}
-
-/// One application: its gate and its connections.
-#[derive(Debug)]
-struct Backend {
-    authority: HeaderValue,
-    scheme: &'static str,
-    admission: Arc<Admission>,
-    pool: Arc<Pool<Permit>>,
-    /// The last attempt to reach it succeeded.
-    up: AtomicBool,
 }
 
 // === impl Proxy ===
@@ -118,43 +121,20 @@ impl Proxy {
         access: Arc<AccessLogger>,
         connect: &dyn Fn(&config::Upstream) -> Box<dyn Connect>,
     ) -> Arc<Proxy> {
-        let mut lanes = vec![Vec::new(); config.upstreams.len()];
-        let mut plans = Vec::new();
-        for route in &config.routes {
-            let lanes = &mut lanes[route.upstream];
-            let lane = lane_limits(route, &config.upstreams[route.upstream]).map(|limits| {
-                lanes.push(limits);
-                lanes.len() - 1
-            });
-            plans.push(Plan::new(route, lane));
-        }
-        let backends = config.upstreams.iter().zip(lanes).map(|(upstream, lanes)| {
-            let pool = PoolLimits {
-                max_connections: upstream.max_connections,
-                connect_timeout: upstream.connect_timeout,
-                idle_timeout: upstream.idle_timeout,
-            };
-            Backend {
-                authority: authority(&upstream.endpoint.authority()),
-                scheme: match upstream.scheme {
-                    config::Scheme::Https(_) => "https",
-                    config::Scheme::Http | config::Scheme::H2c => "http",
-                },
-                admission: Admission::new(&limits(upstream, lanes)),
-                pool: Pool::new(connect(upstream), config.server.workers, pool),
-                up: AtomicBool::new(true),
-            }
-        });
-        Arc::new(Proxy {
-            table: RouteTable::new(&config.routes),
-            plans,
-            backends: backends.collect(),
-            forwarding: Forwarding::new(config.server.forwarded, &config.server.trusted_proxies),
-            flows: Flows::default(),
-            lags: (0..config.server.workers).map(|_| Lag::new()).collect(),
-            metrics,
-            access,
-        })
+        let lags = (0..config.server.workers).map(|_| Lag::new()).collect();
+        let common = Arc::new(Common { flows: Flows::default(), lags, metrics, access });
+        succession::build(config, common, &succession::Past::default(), connect)
+    }
+
+    /// The same under another configuration, in place: what waits keeps its place, what is in
+    /// flight ends under the old one, and counters go on.
+    #[must_use]
+    pub fn successor(
+        &self,
+        config: &Config,
+        connect: &dyn Fn(&config::Upstream) -> Box<dyn Connect>,
+    ) -> Arc<Proxy> {
+        succession::build(config, Arc::clone(&self.common), &succession::Past::of(self), connect)
     }
 
     /// Serves one request.
@@ -229,53 +209,83 @@ impl Proxy {
         lanes.map(|lane| u64::from(lane.in_flight)).sum()
     }
 
+    /// Whether what a peer says of others is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.forwarding.trusts(peer.to_canonical())
+    }
+
     /// Counts a request whose head could not be read, and which therefore has no route: the
     /// connection has answered it.
     pub fn unheard(&self, client: &Client, status: u16) {
-        self.metrics.route(self.plans.len() - 1).request(status);
+        self.fallback().metrics.request(status);
         tracing::debug!(client = %client.peer().address(), status, "a request's head could not be read");
     }
 
     /// A worker's loop was so late, and looks at itself again at `due`.
     pub fn lagged(&self, worker: usize, lag: Duration, due: Instant) {
-        self.metrics.worker(worker).lag(lag);
-        self.lags[worker].measured(lag, due);
+        self.metrics().worker(worker).lag(lag);
+        self.common.lags[worker].measured(lag, due);
     }
 
-    /// Keeps one worker's share of the upstream connections young. Run it on that worker.
-    pub async fn keep_pools(self: Arc<Proxy>, worker: usize) {
-        let reapers = self.backends.iter().map(|backend| Arc::clone(&backend.pool).reap(worker));
-        let mut tasks: Vec<_> = reapers.map(tokio::spawn).collect();
-        while let Some(task) = tasks.pop() {
-            let _ = task.await;
+    /// Closes upstream connections of a worker that have been unused for too long; returns when to
+    /// look again.
+    pub fn keep_pools(&self, worker: usize) -> Duration {
+        let mut period = Duration::from_secs(1);
+        for backend in &self.backends {
+            let pool = &backend.way().pool;
+            pool.reap(worker);
+            period = period.min(pool.period());
         }
+        period
+    }
+
+    /// What the events of a route add up to since `before`, an earlier answer; `route` is its index
+    /// in the configuration.
+    #[must_use]
+    pub fn events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
+        self.plans.get(route).map(|plan| plan.metrics.events(before)).unwrap_or_default()
     }
 
     /// What the gates hold, each taken at one instant. The caller adds what it knows of the server.
     #[must_use]
     pub fn reading(&self) -> Reading {
         let snapshots: Vec<_> = self.backends.iter().map(|b| b.admission.snapshot()).collect();
-        let routes = self.plans.iter().map(|plan| match plan.lane {
-            Some(lane) => route_reading(&snapshots[plan.backend].lanes[lane]),
-            None => denied_reading(),
+        let lane_of = |at: &LaneAt| {
+            let backend = self.backends.iter().position(|b| Arc::ptr_eq(b, &at.backend));
+            backend.map(|backend| snapshots[backend].lanes[at.lane]).unwrap_or_default()
+        };
+        let routes = self.plans.iter().map(|plan| {
+            let former: Vec<_> = plan.former.iter().map(lane_of).collect();
+            let now = plan.lane_at().as_ref().map(lane_of).unwrap_or_default();
+            route_reading(plan.name.clone(), &now, &former)
         });
-        let upstreams = self.backends.iter().zip(&snapshots).map(|(backend, snapshot)| {
-            let up = backend.up.load(Ordering::Relaxed);
-            upstream_reading(snapshot, up, u64::from(backend.pool.open()))
+        let former = self.former.iter().map(|route| {
+            let lanes: Vec<_> = route.lanes.iter().map(lane_of).collect();
+            route_reading(route.name.clone(), &LaneSnapshot::default(), &lanes)
         });
-        Reading { routes: routes.collect(), upstreams: upstreams.collect(), ..Reading::default() }
+        let upstreams = self.backends.iter().zip(&snapshots);
+        Reading {
+            routes: routes.chain(former).collect(),
+            upstreams: upstreams.map(|(backend, snapshot)| backend.reading(snapshot)).collect(),
+            ..Reading::default()
+        }
     }
 
     /// The metric families.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
-        &self.metrics
+        &self.common.metrics
     }
 
     /// The access log.
     #[must_use]
     pub fn access(&self) -> &AccessLogger {
-        &self.access
+        &self.common.access
+    }
+
+    /// The route of what has none.
+    fn fallback(&self) -> &Plan {
+        self.plans.last().expect("there is always a default route")
     }
 
     fn find<B>(&self, request: &Request<B>, target: &screen::Target) -> usize {
@@ -293,11 +303,11 @@ impl Proxy {
     ) -> (Arrival, Patience) {
         let Some(marks) = &plan.marks else { return (Arrival::at(lane), Patience::default()) };
         let patience = marks.patience(headers);
-        let admission = &self.backends[plan.backend].admission;
+        let admission = &plan.backend.admission;
         let arrival = Arrival {
             lane,
             class: marks.class(headers, peer, &self.forwarding),
-            flow: marks.flow(headers, peer, &self.forwarding, &self.flows),
+            flow: marks.flow(headers, peer, &self.forwarding, &self.common.flows),
             deadline: patience.remaining().map(|remaining| admission.time_in(remaining)),
         };
         (arrival, patience)
@@ -310,7 +320,7 @@ impl Proxy {
         arrival: Arrival,
         exchange: &mut Exchange,
     ) -> Result<Result<Permit, Rejection>, Gone> {
-        let wait = match self.backends[plan.backend].admission.enter(arrival) {
+        let wait = match plan.backend.admission.enter(arrival) {
             Entry::Admitted(permit) => {
                 exchange.waited(Duration::ZERO);
                 return Ok(Ok(permit));
@@ -363,62 +373,21 @@ impl Proxy {
         response.map(ResponseBody::whole)
     }
 
-    fn backend(&self, plan: &Plan) -> &Backend {
-        &self.backends[plan.backend]
-    }
-
     fn forwarding(&self) -> &Forwarding {
         &self.forwarding
     }
 
     fn lag(&self, worker: usize) -> &Lag {
-        &self.lags[worker]
+        &self.common.lags[worker]
     }
 
-    fn route_name(&self, route: usize) -> &str {
-        &self.plans[route].name
+    fn plan(&self, route: usize) -> &Plan {
+        &self.plans[route]
     }
-}
-
-/// The `Host` for a client that names none (HTTP/1.0).
-fn authority(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("a checked host is a valid field value")
 }
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Proxy").field("plans", &self.plans).finish_non_exhaustive()
-    }
-}
-
-// === impl Backend ===
-
-impl Backend {
-    fn authority(&self) -> HeaderValue {
-        self.authority.clone()
-    }
-
-    /// What its URLs begin with.
-    fn scheme(&self) -> &'static str {
-        self.scheme
-    }
-
-    fn pool(&self) -> &Arc<Pool<Permit>> {
-        &self.pool
-    }
-
-    /// Remembers whether the application could be reached.
-    fn note(&self, result: Result<(), UpstreamError>) {
-        let up = match result {
-            Ok(()) => true,
-            // Shortages of our own say nothing of the application.
-            Err(UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError) => {
-                return;
-            }
-            Err(_) => false,
-        };
-        if self.up.load(Ordering::Relaxed) != up {
-            self.up.store(up, Ordering::Relaxed);
-        }
     }
 }

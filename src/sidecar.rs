@@ -2,32 +2,39 @@
 //!
 //! `run`, `demo` and the tests start the same thing here.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+mod connectors;
+mod descriptors;
+mod steward;
+
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::admin::{Admin, DESCRIPTORS, State};
-use crate::config::{Config, Endpoint, Listen, Scheme, Upstream};
+use crate::admin::{Admin, Order, Running, State};
+use crate::config::{Config, Listen, Upstream};
 use crate::gate::{AutoDecision, RejectReason};
 use crate::proxy::Proxy;
-use crate::server::{EXTRA_DESCRIPTORS, Listener, Server, bind};
+use crate::server::{self, Listener, Server, Tls, bind};
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Labels, Metrics};
-use crate::upstream::{
-    self, Address, Connect, Protocol, Spoken, SystemResolver, TlsError, TlsSettings, UpstreamError,
-};
+use crate::upstream::{Connect, TlsError, UpstreamError};
+use connectors::Connectors;
+use steward::Steward;
 
-/// File descriptors for everything but clients and upstreams: listeners, runtimes, logs; admin
-/// connections and pages; clients that are being refused.
-const OWN_DESCRIPTORS: u64 = 32 + (DESCRIPTORS + EXTRA_DESCRIPTORS) as u64;
+pub use connectors::connector;
+pub use descriptors::fit_descriptors;
+pub(crate) use descriptors::raise_descriptors;
+pub use steward::Source;
+
+/// Orders that wait to be carried out.
+const MAX_ORDERS: usize = 16;
 /// How long requests that are turned away at the end of the grace have to be told.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -36,7 +43,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Sidecar {
     state: Arc<State>,
     admin: Admin,
-    ticker: JoinHandle<()>,
+    /// What goes on beside the requests, for ever.
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// Why tidegate could not start.
@@ -52,9 +60,12 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// TLS with clients cannot be spoken.
+    #[error("TLS with clients cannot be set up")]
+    Tls(#[from] server::TlsError),
     /// TLS with an application cannot be spoken.
     #[error("TLS with the upstream {name} cannot be set up")]
-    Tls {
+    UpstreamTls {
         /// Its name.
         name: String,
         /// Why not.
@@ -78,23 +89,18 @@ pub enum Drained {
 
 impl Sidecar {
     /// Binds, starts workers and accepts. Call it inside a runtime; it serves the admin listener.
+    /// `source`: where a changed configuration comes from.
     ///
     /// # Errors
     ///
     /// An address is in use, the system gives no thread, or a file for TLS cannot be used.
-    pub fn start(config: Config, effective: String) -> Result<Sidecar, StartError> {
-        let mut connectors = HashMap::new();
-        for upstream in &config.upstreams {
-            let name = upstream.name.clone();
-            let made = connector(upstream);
-            let made = made.map_err(|source| StartError::Tls { name: name.clone(), source })?;
-            connectors.insert(name, made);
-        }
-        let connectors = RefCell::new(connectors);
-        Sidecar::start_with(config, effective, &|upstream: &Upstream| {
-            let made = connectors.borrow_mut().remove(&upstream.name);
-            made.expect("each upstream has a name of its own, and is asked for once")
-        })
+    pub fn start(
+        config: Config,
+        effective: String,
+        source: Option<Arc<dyn Source>>,
+    ) -> Result<Sidecar, StartError> {
+        let connectors = Connectors::new(&config)?;
+        Sidecar::start_with(config, effective, source, &|upstream| connectors.take(upstream))
     }
 
     /// As [`Sidecar::start`], with connectors of one's own.
@@ -105,17 +111,11 @@ impl Sidecar {
     pub fn start_with(
         config: Config,
         effective: String,
+        source: Option<Arc<dyn Source>>,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Result<Sidecar, StartError> {
-        let listeners = config.server.listen.iter().map(|address| {
-            let key = "server.listen";
-            Listener::bind(address).map_err(|source| StartError::Listen {
-                address: address.clone(),
-                key,
-                source,
-            })
-        });
-        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
+        let tls = config.server.tls.as_ref().map(Tls::new).transpose()?.map(Arc::new);
+        let listeners = bind_all(config.server.listen.iter())?;
         let admin = config.admin.listen;
         let admin = bind(admin).map_err(|source| StartError::Listen {
             address: Listen::Tcp(admin),
@@ -131,25 +131,39 @@ impl Sidecar {
         let metrics = Metrics::new(&config, labels);
         let access = Arc::new(AccessLogger::new(config.log.access));
         let proxy = Proxy::new(&config, Arc::new(metrics), access, connect);
-        let server = Server::start(&config.server, listeners, Arc::clone(&proxy));
-        let server = Arc::new(server.map_err(StartError::Worker)?);
+        let server = Server::start(&config.server, tls.clone(), listeners, proxy);
+        let (orders, taken) = mpsc::channel(MAX_ORDERS);
         let state = Arc::new(State {
-            proxy,
-            server,
-            config,
-            effective,
+            server: Arc::new(server.map_err(StartError::Worker)?),
+            running: ArcSwap::from_pointee(Running { config, effective, tls }),
+            reload: Mutex::default(),
+            orders,
             started: Instant::now(),
             draining: AtomicBool::new(false),
         });
         let admin = Admin::start(admin, Arc::clone(&state)).map_err(StartError::Worker)?;
-        let ticker = tokio::spawn(tick(Arc::clone(&state)));
-        Ok(Sidecar { state, admin, ticker })
+        let steward = Steward::new(Arc::clone(&state), source);
+        let tasks =
+            vec![tokio::spawn(tick(Arc::clone(&state))), tokio::spawn(steward.serve(taken))];
+        Ok(Sidecar { state, admin, tasks })
     }
 
-    /// The addresses for clients, with the ports that the system chose.
+    /// The IP addresses for clients, with the ports that the system chose.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> Vec<SocketAddr> {
         self.state.server.addresses()
+    }
+
+    /// Loads the configuration again: what changed, or why nothing did.
+    ///
+    /// # Errors
+    ///
+    /// The diagnostics of the new configuration; the old one stays in force.
+    pub async fn reload(&self) -> Result<Vec<String>, String> {
+        let (told, outcome) = oneshot::channel();
+        // The steward lives as long as this does.
+        let _ = self.state.orders.send(Order::Reload(told)).await;
+        outcome.await.unwrap_or_else(|_| Err("shutting down".to_owned()))
     }
 
     /// The address of the admin listener.
@@ -177,115 +191,63 @@ impl Sidecar {
     ///
     /// Dropping the future leaves the drain where it is.
     pub async fn drain(&self) -> Drained {
-        let settings = &self.state.config.server;
-        self.announce_drain();
-        sleep(settings.drain_delay).await;
-        let server = &self.state.server;
-        server.drain();
-        if timeout(settings.shutdown_grace, self.finished()).await.is_ok() {
-            return Drained::Whole;
-        }
-        self.state.proxy.drain();
-        if timeout(LAST_WORDS, self.finished()).await.is_ok() {
-            return Drained::Whole;
-        }
-        // A request that is finished without its client has no connection of its own any more.
-        let left = server.connections().max(self.state.proxy.in_flight() as usize);
-        server.cut();
-        let _ = timeout(LAST_WORDS, server.drained()).await;
-        Drained::CutOff(left)
+        drain(&self.state).await
     }
 }
 
-impl Sidecar {
-    /// No client is left, and the applications work on nothing for one that left.
-    async fn finished(&self) {
-        self.state.server.drained().await;
-        while self.state.proxy.in_flight() > 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
+/// Drains; a second one goes on with the first.
+async fn drain(state: &State) -> Drained {
+    let running = state.running.load_full();
+    let settings = &running.config.server;
+    let server = &state.server;
+    if !state.draining.swap(true, Ordering::Relaxed) {
+        sleep(settings.drain_delay).await;
     }
+    server.drain();
+    if timeout(settings.shutdown_grace, finished(state)).await.is_ok() {
+        return Drained::Whole;
+    }
+    state.proxy().drain();
+    if timeout(LAST_WORDS, finished(state)).await.is_ok() {
+        return Drained::Whole;
+    }
+    // A request that is finished without its client has no connection of its own any more.
+    let left = server.connections().max(state.proxy().in_flight() as usize);
+    server.cut();
+    let _ = timeout(LAST_WORDS, server.drained()).await;
+    Drained::CutOff(left)
+}
+
+/// No client is left, and the applications work on nothing for one that left.
+async fn finished(state: &State) {
+    state.server.drained().await;
+    while state.proxy().in_flight() > 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Opens listeners, all or none.
+fn bind_all<'l>(addresses: impl Iterator<Item = &'l Listen>) -> Result<Vec<Listener>, StartError> {
+    let bound = addresses.map(|address| {
+        let (address, key) = (address.clone(), "server.listen");
+        Listener::bind(&address).map_err(|source| StartError::Listen { address, key, source })
+    });
+    bound.collect()
 }
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.ticker.abort();
-        self.state.proxy.access().flush();
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.state.proxy().access().flush();
         self.state.server.drain();
         self.state.server.cut();
     }
-}
-
-/// The connector that the configuration asks for.
-///
-/// # Errors
-///
-/// TLS is to be spoken, and a file for it cannot be used.
-pub fn connector(upstream: &Upstream) -> Result<Box<dyn Connect>, TlsError> {
-    let address = match &upstream.endpoint {
-        Endpoint::Unix(path) => Address::Unix(path.clone()),
-        Endpoint::Tcp { host, port } => {
-            Address::Tcp { host: host.clone(), port: *port, dns_refresh: upstream.dns_refresh }
-        }
-    };
-    let spoken = match &upstream.scheme {
-        Scheme::Http => Spoken::Plain(Protocol::Http1),
-        Scheme::H2c => Spoken::Plain(Protocol::Http2),
-        Scheme::Https(tls) => Spoken::Tls(TlsSettings {
-            ca: tls.ca.clone(),
-            client: tls.client.as_ref().map(|pair| (pair.cert.clone(), pair.key.clone())),
-            server_name: tls.server_name.clone(),
-            http2: tls.http2,
-        }),
-    };
-    upstream::connector(&address, spoken, Arc::new(SystemResolver))
 }
 
 /// Writes the summaries of what the access log held back.
 async fn tick(state: Arc<State>) {
     loop {
         sleep(Duration::from_secs(1)).await;
-        state.proxy.access().tick(Instant::now());
+        state.proxy().access().tick(Instant::now());
     }
-}
-
-/// Raises the limit on file descriptors as far as it goes, and says how far; `None`: there is none.
-pub(crate) fn raise_descriptors() -> Option<u64> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    }
-}
-
-/// Lowers the bounds on connections to what the limit on file descriptors allows: a proxy that runs
-/// out of them can serve nobody.
-pub fn fit_descriptors(config: &mut Config) {
-    let Some(limit) = raise_descriptors() else { return };
-    let upstreams: u64 = config.upstreams.iter().map(|up| u64::from(up.max_connections)).sum();
-    let wanted = OWN_DESCRIPTORS + upstreams + u64::from(config.server.max_connections);
-    if wanted <= limit {
-        return;
-    }
-    // Upstream connections first: they are what clients come for. But never all of it.
-    let available = limit.saturating_sub(OWN_DESCRIPTORS.min(limit / 2)).max(2);
-    let for_upstreams = upstreams.min(available / 2).max(1);
-    for upstream in &mut config.upstreams {
-        let share = u64::from(upstream.max_connections) * for_upstreams / upstreams.max(1);
-        upstream.max_connections = u32::try_from(share.max(1)).unwrap_or(u32::MAX);
-        // A request that was let in and then waited for a connection would wait in a second, hidden
-        // queue.
-        upstream.max_in_flight = upstream.max_in_flight.at_most(upstream.max_connections);
-    }
-    let clients = (available - for_upstreams).max(1);
-    let clients = u32::try_from(clients).unwrap_or(u32::MAX);
-    config.server.max_connections = config.server.max_connections.min(clients);
-    tracing::warn!(
-        descriptors = limit,
-        wanted,
-        max_connections = config.server.max_connections,
-        "the limit on file descriptors (ulimit -n) is too low for the configuration; \
-         connections are bounded further"
-    );
 }

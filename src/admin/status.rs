@@ -27,6 +27,7 @@ struct Status<'a> {
     max_connections: u32,
     /// `null` in the first second.
     verdict: Option<VerdictStatus>,
+    reload: ReloadStatus,
     upstreams: Vec<UpstreamStatus<'a>>,
     routes: Vec<RouteStatus<'a>>,
 }
@@ -39,6 +40,15 @@ struct VerdictStatus {
     detail: String,
     /// Seconds since 1970 since when the level is the same.
     since: f64,
+}
+
+/// The last change of the configuration; all `null` if there was none.
+#[derive(Serialize)]
+struct ReloadStatus {
+    /// Seconds since it was tried.
+    seconds_ago: Option<u64>,
+    succeeded: Option<bool>,
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -129,11 +139,12 @@ struct ServiceStatus {
 
 /// One line of JSON. Times are in seconds.
 pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
-    let config = &state.config;
+    let running = state.running.load();
+    let config = &running.config;
     let (verdict, recent) = feed.latest();
     let upstreams = config.upstreams.iter().zip(&reading.upstreams);
     let routes = config.routes.iter().zip(&reading.routes).enumerate();
-    let metrics = state.proxy.metrics();
+    let proxy = state.proxy();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: state.started.elapsed().as_secs(),
@@ -143,10 +154,11 @@ pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
         connections: reading.connections,
         max_connections: config.server.max_connections,
         verdict: verdict.map(VerdictStatus::from),
+        reload: ReloadStatus::new(state),
         upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
             .map(|(index, (route, reading))| {
-                let events = metrics.route(index).events(&RouteEvents::default());
+                let events = proxy.events(index, &RouteEvents::default());
                 let upstream = &config.upstreams[route.upstream];
                 let mut status = RouteStatus::new(route, upstream, reading, &events);
                 status.recent = recent.as_ref().and_then(|recent| RecentStatus::of(recent, index));
@@ -162,12 +174,24 @@ fn by_reason(counts: &[u64]) -> BTreeMap<&'static str, u64> {
     RejectReason::LABELS.iter().copied().zip(counts.iter().copied()).collect()
 }
 
-// === impl VerdictStatus, UpstreamStatus, LimitStatus, RouteStatus, RecentStatus ===
+// === impl VerdictStatus, ReloadStatus, UpstreamStatus, LimitStatus, RouteStatus, RecentStatus ===
 
 impl From<Verdict> for VerdictStatus {
     fn from(verdict: Verdict) -> Self {
         let Verdict { level, text, detail, since } = verdict;
         VerdictStatus { level: level.label(), text, detail, since: unix(since) }
+    }
+}
+
+impl ReloadStatus {
+    fn new(state: &State) -> ReloadStatus {
+        let reload = state.reload.lock().expect("nothing panics while it holds the lock").clone();
+        let ago = reload.tried.map(|tried| tried.elapsed().unwrap_or_default().as_secs());
+        ReloadStatus {
+            seconds_ago: ago,
+            succeeded: ago.map(|_| reload.error.is_none()),
+            error: reload.error,
+        }
     }
 }
 

@@ -64,8 +64,19 @@ impl Certificates {
 
     /// A certificate that is no authority, signed with its own key.
     pub(crate) fn self_signed(&self, name: &str, host: &str) -> (PathBuf, PathBuf) {
+        self.signed_by_itself(name, host, IsCa::ExplicitNoCa)
+    }
+
+    /// As `openssl req -x509` makes it unless told otherwise.
+    pub(crate) fn self_signed_authority(&self, name: &str, host: &str) -> (PathBuf, PathBuf) {
+        self.signed_by_itself(name, host, IsCa::Ca(BasicConstraints::Unconstrained))
+    }
+
+    fn signed_by_itself(&self, name: &str, host: &str, is_ca: IsCa) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().expect("this much always works");
-        let params = CertificateParams::new(vec![host.to_owned()]).expect("this much always works");
+        let params = CertificateParams::new(vec![host.to_owned()]);
+        let mut params = params.expect("this much always works");
+        params.is_ca = is_ca;
         let certificate = params.self_signed(&key).expect("this much always works");
         let cert = self.write(&format!("{name}.pem"), &certificate.pem());
         (cert, self.write(&format!("{name}.key"), &key.serialize_pem()))

@@ -193,7 +193,7 @@ fn verdict(name: &str, outcomes: &[Outcome], capacity: f64, app: &App) -> [Strin
 
 /// Both sides of the balance, from the gate itself.
 fn counted(sidecar: &Sidecar) -> String {
-    let reading = sidecar.state().proxy.reading();
+    let reading = sidecar.state().proxy().reading();
     let mut table = Table::new(["", "requests"]);
     for route in &reading.routes {
         table.row(["arrivals".to_owned(), route.arrivals.to_string()]);
@@ -225,7 +225,7 @@ fn start(
     let loaded = config::parse("demo.toml", &text, &[], &Overrides::default());
     let loaded = loaded.map_err(|report| report.render(config::Format::Human, false))?;
     let _inside = background.enter();
-    Ok(Sidecar::start(loaded.config, text)?)
+    Ok(Sidecar::start(loaded.config, text, None)?)
 }
 
 /// Plays a load and shows how far it is, if somebody watches.

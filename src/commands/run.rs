@@ -1,15 +1,18 @@
 //! `tidegate run`: the proxy itself.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::notify::Notifier;
 use super::{EXIT_CONFIG, fail};
 use crate::config::{self, Format, Loaded, Overrides, Report};
-use crate::sidecar::{Drained, Sidecar, fit_descriptors};
+use crate::sidecar::{Drained, Sidecar, Source, fit_descriptors};
 use crate::telemetry::logging;
 
 /// Run the proxy: from a file, or with --upstream alone.
@@ -52,7 +55,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
     let log = logging::init(&loaded.config.log);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime {
-        Ok(runtime) => runtime.block_on(serve(loaded)),
+        Ok(runtime) => runtime.block_on(serve(loaded, args)),
         Err(error) => fail(&error),
     };
     log.shutdown();
@@ -74,13 +77,26 @@ fn load(args: &RunArgs) -> Result<Loaded, Report> {
     }
 }
 
+impl Source for RunArgs {
+    fn load(&self) -> Result<Loaded, String> {
+        load(self).map_err(|report| report.render(Format::Human, false))
+    }
+
+    fn fingerprint(&self) -> Option<u64> {
+        let content = std::fs::read(self.config.as_ref()?).ok()?;
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        Some(hasher.finish())
+    }
+}
+
 fn print(report: &Report) {
     if !report.is_empty() {
         eprint!("{}", report.render(Format::Human, std::io::stderr().is_terminal()));
     }
 }
 
-async fn serve(mut loaded: Loaded) -> ExitCode {
+async fn serve(mut loaded: Loaded, args: &RunArgs) -> ExitCode {
     // Before anything is accepted, so that no signal is missed.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -88,13 +104,17 @@ async fn serve(mut loaded: Loaded) -> ExitCode {
     };
     fit_descriptors(&mut loaded.config);
     let effective = loaded.effective_toml();
-    let sidecar = match Sidecar::start(loaded.config, effective) {
+    let source = args.config.is_some().then(|| Arc::new(args.clone()) as Arc<dyn Source>);
+    let sidecar = match Sidecar::start(loaded.config, effective, source) {
         Ok(sidecar) => sidecar,
         Err(error) => return fail(&error),
     };
     announce(&sidecar);
+    let manager = Notifier::from_environment();
+    manager.ready();
 
-    let first = signals.next().await;
+    let first = signals.next(&sidecar).await;
+    manager.stopping();
     tracing::info!(signal = first.name, "draining; a second signal ends at once");
     tokio::select! {
         drained = sidecar.drain() => {
@@ -106,7 +126,7 @@ async fn serve(mut loaded: Loaded) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        second = signals.next() => {
+        second = signals.next(&sidecar) => {
             tracing::warn!(signal = second.name, "ending at once");
             ExitCode::from(second.exit)
         }
@@ -114,7 +134,8 @@ async fn serve(mut loaded: Loaded) -> ExitCode {
 }
 
 fn announce(sidecar: &Sidecar) {
-    let config = &sidecar.state().config;
+    let running = sidecar.state().running.load();
+    let config = &running.config;
     for address in sidecar.addresses() {
         tracing::info!(%address, "listening");
     }
@@ -152,14 +173,15 @@ impl Signals {
         Ok(Signals { terminate, interrupt, hangup })
     }
 
-    async fn next(&mut self) -> Ending {
+    /// The next one that ends the process; SIGHUP loads the configuration again.
+    async fn next(&mut self, sidecar: &Sidecar) -> Ending {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return Ending { name: "SIGTERM", exit: 143 },
                 _ = self.interrupt.recv() => return Ending { name: "SIGINT", exit: 130 },
-                // By default it would end the process at once, with everything in flight.
                 _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP is ignored: this version reads its configuration once");
+                    // What comes of it is in the log.
+                    let _ = sidecar.reload().await;
                 }
             }
         }

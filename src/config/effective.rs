@@ -83,12 +83,17 @@ impl Loaded {
             .key("trusted_proxies", strings(&trusted))
             .key("forwarded", quoted(word_of(Forwarded::WORDS, &server.forwarded)))
             .key("proxy_protocol", server.proxy_protocol.to_string())
+            .key("watch_config", server.watch_config.to_string())
             .section
     }
 
     fn admin(&self) -> Section {
         let listen = quoted(&self.config.admin.listen.to_string());
-        Table::new(self, "admin", "[admin]").key("listen", listen).section
+        let control = if self.config.admin.control { "loopback" } else { "off" };
+        Table::new(self, "admin", "[admin]")
+            .key("listen", listen)
+            .key("control", quoted(control))
+            .section
     }
 
     fn log(&self) -> Section {

@@ -62,9 +62,9 @@ pub(super) struct Status(pub(super) u16);
 #[derive(Clone, Debug)]
 pub(super) struct Trusted(pub(super) Vec<Cidr>);
 
-/// `off`.
+/// Whether POST requests of this machine may change something.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Control;
+pub(super) struct Control(pub(super) bool);
 
 words!(LogLevel {
     "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
@@ -90,7 +90,7 @@ words!(Order {
 words!(Paths { "any" => Self::Any, "strict" => Self::Strict } later {});
 words!(ClientAuth { "required" => Self::Required, "optional" => Self::Optional } later {});
 words!(TlsVersion { "1.2" => Self::V1_2, "1.3" => Self::V1_3 } later {});
-words!(Control { "off" => Self } later { "loopback" });
+words!(Control { "loopback" => Self(true), "off" => Self(false) } later {});
 
 // === values with rules of their own ===
 

@@ -54,6 +54,8 @@ pub struct Server {
     pub forwarded: Forwarded,
     /// Connections of trusted proxies begin with a header of the PROXY protocol. Default false.
     pub proxy_protocol: bool,
+    /// Whether the file is loaded again when its content changes. Default true.
+    pub watch_config: bool,
     /// What clients speak TLS with, on every address; `None`: they speak it on none. Default none.
     pub tls: Option<ServerTls>,
 }
@@ -85,6 +87,8 @@ pub enum Forwarded {
 pub struct Admin {
     /// Default `0.0.0.0:9909`.
     pub listen: SocketAddr,
+    /// Whether POST requests of this machine may change something. Default true.
+    pub control: bool,
 }
 
 /// `[log]`

@@ -75,6 +75,9 @@ table! {
         /// valid header is closed; other peers send none, and theirs would be answered with 400.
         /// The header comes before TLS, and is awaited for `header_timeout`.
         proxy_protocol: bool = "false",
+        /// Whether the configuration file is looked at every 2 s and loaded again when its content
+        /// has changed. Default true. SIGHUP and POST /reload load it in any case.
+        watch_config: bool = "true",
         /// TLS on every address of `listen`. Default: none. Without it clients speak HTTP/1.1 or
         /// HTTP/2 (by prior knowledge) in the clear.
         tls: ServerTls,
@@ -129,9 +132,9 @@ table! {
     Admin {
         /// An IP address with a port. Default "0.0.0.0:9909". It must differ from `server.listen`.
         listen: SocketAddr = "0.0.0.0:9909",
-        /// Who may send POST requests that change something. Default "off", the only value of this
-        /// version.
-        control: Control = "off",
+        /// Who may send POST requests that change something (/reload, /drain): "loopback" (this
+        /// machine; in a pod every container) or "off". Default "loopback".
+        control: Control = "loopback",
     }
     required {}
     later {}
@@ -218,7 +221,8 @@ table! {
     UpstreamTls {
         /// The file of the authorities that may have signed the application's certificate. Default:
         /// those of the system; where it has none, those of Mozilla, as of tidegate's release. For
-        /// a private authority, or a self-signed certificate itself.
+        /// a private authority; or a self-signed certificate itself, if it does not say that it is
+        /// an authority too (openssl: -addext basicConstraints=critical,CA:FALSE).
         ca: FilePath,
         /// The file of the certificate that tidegate shows when it is asked for one. Default: none.
         /// Needs `client_key`.
@@ -472,8 +476,8 @@ pub(super) fn hint_for(name: &str, title: &str, keys: &[&str]) -> Option<String>
 fn hint_of_tls(name: &str, keys: &[&str]) -> Option<String> {
     let switches = ["insecure", "verify", "skip_verify", "insecure_skip_verify", "tls_verify"];
     if switches.contains(&name) && !keys.contains(&"client_auth") {
-        let why = "the application's certificate is always verified: without that, TLS keeps nobody \
-                   out who stands in between";
+        let why = "the application's certificate is always verified: without that, TLS keeps \
+                   nobody out who stands in between";
         let instead = "for a private authority or a self-signed certificate give its file, \
                        `[upstream.tls]` ca = \"ca.pem\"; for another name, server_name = \"NAME\"";
         return Some(format!("{why}; {instead}"));

@@ -74,7 +74,7 @@ pub(super) fn resolve(root: Root, cx: &mut Context<'_>) -> Draft {
     }
     let config = Config {
         server: server(&root.server, cx),
-        admin: Admin { listen: *root.admin.listen.value() },
+        admin: Admin { listen: *root.admin.listen.value(), control: root.admin.control.value().0 },
         log: Log {
             level: *root.log.level.value(),
             format: *root.log.format.value(),
@@ -117,6 +117,7 @@ fn server(raw: &raw::Server, cx: &mut Context<'_>) -> Server {
         trusted_proxies: trusted.iter().flat_map(|entry| entry.value.0.iter().copied()).collect(),
         forwarded: *raw.forwarded.value(),
         proxy_protocol: *raw.proxy_protocol.value(),
+        watch_config: *raw.watch_config.value(),
         tls: raw.tls.get().and_then(|tls| tls::server(tls, raw.tls.place(), cx)),
     }
 }

@@ -14,12 +14,15 @@
 //! slow-down that has nothing to do with load raises both and moves nothing; a change of the mix of
 //! requests is weighted out by the mean time of each lane.
 //!
-//! Not saturated, it learns nothing and changes nothing. Saturated but turning nobody away, it only
-//! looks upwards: what the queue absorbs needs no lower limit.
+//! Not saturated, it learns nothing and changes nothing. Saturated but turning hardly anybody away,
+//! it only looks upwards: what the queue absorbs needs no lower limit.
 //!
-//! This file counts and takes turns; `judge` draws the conclusions.
+//! This file counts and takes turns; `judge` draws the conclusions; `lanes` takes care of short
+//! requests beside long ones.
 
 mod judge;
+mod lanes;
+mod times;
 mod window;
 
 use std::time::Duration;
@@ -28,6 +31,8 @@ use super::limits::AutoLimits;
 use super::snapshot::{AutoDecision, AutoSnapshot};
 use super::time::Time;
 use super::types::Outcome;
+use lanes::Ramp;
+use times::Times;
 use window::{Measured, Window};
 
 /// Where it begins, or at twice the least that it may be.
@@ -51,12 +56,19 @@ const UNSURE: f64 = 0.15;
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
 const LEVEL_SPAN: f64 = 8.0;
+/// Time of slots that those account for that have ended, as a part of all, that makes a first look
+/// good enough, unless it takes longer than so many seconds.
+const KNOWN: f64 = 0.7;
+const LONGEST: f64 = 5.0;
 /// What is left of the level where the application fails.
 const BACK_OFF: f64 = 0.85;
 /// Completions at the limit, in parts of all, that make a window count.
 const SATURATED: f64 = 0.9;
 /// A gate that has been saturated for so long is overloaded, even if it turns nobody away.
 const LONG: Duration = Duration::from_secs(5);
+/// So is one that turns away more than one for so many that end, within a spell of saturation: a
+/// burst that fits into the queue but for a few is absorbed.
+const FAILING: u32 = 50;
 /// More failures than this mean overload; more than `OUTAGE`, that it is down for other reasons.
 const FAILURES: f64 = 0.02;
 const OUTAGE: f64 = 0.5;
@@ -68,10 +80,6 @@ const IN_VAIN: u32 = 3;
 const PATIENCE: f64 = 1.0;
 const HASTE: f64 = 0.4;
 const SEARCH_HASTE: f64 = 0.8;
-/// One request counts as at most so many means more than the mean.
-const OUTLIER: f64 = 3.0;
-/// Requests over which service times are averaged.
-const SMOOTHING: f64 = 64.0;
 
 /// The limit and what is known of the application.
 #[derive(Debug)]
@@ -81,12 +89,20 @@ pub(super) struct Auto {
     /// What is in force: the level, or a probe.
     limit: u32,
     arm: Arm,
+    /// On the way there, if it is not reached at once.
+    ramp: Option<Ramp>,
     settled: Time,
     window: Window,
     /// The latest measurement at the level, and the one below that waits to be compared with the
     /// next.
     at_level: Option<Measured>,
+    /// The level at which that was measured.
+    measured: f64,
     below: Option<Measured>,
+    /// What was measured last with fewer in flight.
+    calm: Option<Measured>,
+    /// The mean time of each lane when one seemed to take far longer than that.
+    crowded: Option<Vec<f64>>,
     /// Little is known: probes are wide, and lead from one to the next.
     search: Option<Search>,
     /// Requests that ended since the gate is saturated, since when, and how many had been turned
@@ -100,6 +116,8 @@ pub(super) struct Auto {
     probes: u32,
     /// Probes upwards in a row that brought nothing.
     futile: u32,
+    /// A probe upwards that brought nothing was repeated.
+    looked_twice: bool,
     /// The level stays below this for so many probes.
     ceiling: f64,
     ceiling_for: u32,
@@ -117,12 +135,7 @@ pub(super) struct Auto {
     /// explains (Page's cumulative sums).
     rising: f64,
     falling: f64,
-    /// Mean service time, in seconds.
-    service: f64,
-    /// The squared coefficient of variation of service times within a lane.
-    variation: f64,
-    /// The same for each lane.
-    lanes: Vec<f64>,
+    times: Times,
     seen: AutoSnapshot,
 }
 
@@ -134,6 +147,8 @@ pub(super) struct Sample {
     pub(super) outcome: Outcome,
     /// Before its slot came back.
     pub(super) in_flight: u32,
+    /// No lane could have had one more out of what all may use.
+    pub(super) full: bool,
     /// How many were turned away so far.
     pub(super) turned_away: u64,
 }
@@ -165,10 +180,15 @@ impl Auto {
             level: f64::from(level),
             limit: level,
             arm: Arm::Level,
+            ramp: None,
             settled: now,
             window: Window::default(),
             at_level: None,
+            measured: f64::from(level),
+            looked_twice: false,
             below: None,
+            calm: None,
+            crowded: None,
             search: Some(Search::Any),
             spell: 0,
             spell_began: now,
@@ -185,9 +205,7 @@ impl Auto {
             doubt: FIRST_DOUBT.powi(2),
             rising: 0.0,
             falling: 0.0,
-            service: 0.0,
-            variation: 1.0,
-            lanes: Vec::new(),
+            times: Times::new(),
             seen: AutoSnapshot::default(),
         }
     }
@@ -201,6 +219,8 @@ impl Auto {
         self.limits = limits;
         self.level = self.bounded(self.level);
         (self.below, self.before) = (None, None);
+        // At once: nothing leads outside of the bounds, not even the way back into them.
+        self.limit = self.limit.clamp(limits.min, limits.max);
         self.enter(Arm::Level, now);
     }
 
@@ -215,15 +235,20 @@ impl Auto {
     /// Learns from a request that has ended.
     pub(super) fn observe(&mut self, sample: &Sample) {
         if let Outcome::Answered(time) = sample.outcome {
-            self.note(sample.lane, time.as_secs_f64());
+            self.times.note(sample.lane, time.as_secs_f64());
+        }
+        self.climb(sample.now);
+        if self.is_crowding(sample) {
+            return self.look_closer(sample.now);
         }
         if sample.now < self.settled {
             return;
         }
-        self.window.add(sample, self.limit);
+        self.window.add(sample);
         self.spell = self.spell.saturating_add(1);
-        let long = sample.now.since(self.spell_began) >= LONG;
-        self.overloaded = long || sample.turned_away > self.turned_away;
+        let long = sample.now.since(self.spell_began) >= LONG && self.spell >= judge::PERSISTENT;
+        let failed = sample.turned_away - self.turned_away;
+        self.overloaded = long || failed > u64::from(self.spell / FAILING);
         if self.window.ended() >= 8 && self.is_slack() {
             (self.spell, self.below) = (0, None);
             (self.spell_began, self.turned_away) = (sample.now, sample.turned_away);
@@ -250,16 +275,24 @@ impl Auto {
             (Arm::Level, _) => LEVEL_SAMPLES,
         };
         let (seconds, ended) = (self.window.seconds(), f64::from(self.window.ended()));
-        let spread = ((1.0 + self.variation) / 2.0).clamp(0.5, 4.0);
+        let spread = ((1.0 + self.times.variation) / 2.0).clamp(0.5, 4.0);
         let needed = f64::from(samples) * spread;
-        let evidence = self.window.effective(&self.lanes).min(ended);
+        let evidence = self.window.effective(&self.times.lanes).min(ended);
         // What is slow is judged by less.
-        let haste = if self.search.is_some() { SEARCH_HASTE } else { HASTE };
-        let late = seconds > PATIENCE && ended >= f64::from(samples) * haste;
+        let hurry = match self.search {
+            None => true,
+            // To look upwards costs the more the longer it takes.
+            Some(_) if self.probes > 0 => self.arm == Arm::Up,
+            Some(_) => self.times.is_mixed(),
+        };
+        let haste = if hurry { HASTE } else { SEARCH_HASTE };
+        let late = seconds > PATIENCE && evidence >= f64::from(samples) * haste;
         // Longer at the level than away from it: a probe costs throughput.
         let at_home = self.arm == Arm::Level && self.search.is_none() && !self.is_unsure();
         let span = if at_home { LEVEL_SPAN } else { SPAN };
-        seconds >= span * self.service && (evidence >= needed || late)
+        // At first nothing is known of the long requests: none has ended.
+        let known = self.probes > 0 || self.window.accounted() >= KNOWN || seconds > LONGEST;
+        seconds >= span * self.times.turnover() && (evidence >= needed || late) && known
     }
 
     fn conclude(&mut self, now: Time) {
@@ -277,7 +310,11 @@ impl Auto {
             return self.enter(Arm::Level, now);
         }
         let next = match (self.arm, self.at_level.take()) {
-            (Arm::Down, Some(level)) => self.judge_down(window.close(), level),
+            (Arm::Down, Some(level)) => {
+                let below = window.close();
+                self.calm = Some(below.clone());
+                self.judge_down(below, level)
+            }
             (Arm::Up, Some(level)) => self.judge_up(window.close(), level),
             _ => self.judge_level(window),
         };
@@ -286,12 +323,12 @@ impl Auto {
 
     /// The application fails: down, whatever the throughput.
     fn backs_off(&mut self, window: &Window) -> bool {
-        let slow = self.limits.max_latency.is_some_and(|max| self.service > max.as_secs_f64());
+        let slow = self.limits.max_latency.is_some_and(|max| self.times.mean > max.as_secs_f64());
         let failing = (FAILURES..OUTAGE).contains(&window.part(window.failed));
         if !(slow || failing || self.in_vain >= IN_VAIN) {
             return false;
         }
-        self.in_vain = 0;
+        (self.in_vain, self.futile) = (0, 0);
         self.level = self.bounded(self.level * BACK_OFF);
         self.doubt = FIRST_DOUBT.powi(2);
         true
@@ -300,7 +337,7 @@ impl Auto {
     /// The level is somewhere else than was thought.
     fn jump_to(&mut self, level: f64) {
         self.doubt = FIRST_DOUBT.powi(2);
-        (self.rising, self.falling) = (0.0, 0.0);
+        (self.rising, self.falling, self.futile) = (0.0, 0.0, 0);
         self.move_to(level);
     }
 
@@ -326,28 +363,31 @@ impl Auto {
     fn report(&mut self, elasticity: f64, below: &Measured) {
         self.seen.elasticity = elasticity.clamp(0.0, 1.0);
         // Work is weighted with the service time itself: what one takes below, as a part of that.
-        let taken = self.service * below.in_flight / below.throughput(&self.lanes);
+        let taken = self.times.mean * below.in_flight / below.throughput(&self.times.lanes);
         self.seen.baseline = Duration::try_from_secs_f64(taken).unwrap_or_default();
     }
 
     fn enter(&mut self, arm: Arm, now: Time) {
-        let before = self.limit;
-        self.arm = arm;
-        self.limit = match arm {
+        (self.arm, self.ramp) = (arm, None);
+        self.window = Window::default();
+        let limit = match arm {
             Arm::Level => self.limit_of(self.level),
             Arm::Down => self.probe_below(),
             Arm::Up => self.limit_of(self.level).saturating_mul(2).min(self.limits.max),
         };
-        self.window = Window::default();
-        if self.limit != before {
-            let settle = SETTLE * self.service.max(self.pace);
+        if limit != self.limit {
+            let ramp = self.ramp_to(limit, now);
+            let settle = ramp.seconds + SETTLE * self.times.turnover().max(self.pace);
             self.settled = now + Duration::try_from_secs_f64(settle).unwrap_or_default();
+            self.ramp = Some(ramp);
+            self.climb(now);
         }
     }
 
     fn probe_below(&self) -> u32 {
         let level = self.limit_of(self.level);
-        let part = if self.search.is_some() || self.is_unsure() { 0.5 } else { PROBE };
+        let wide = self.is_unsure() && !self.times.is_mixed();
+        let part = if self.search.is_some() || wide { 0.5 } else { PROBE };
         let below = (f64::from(level) * part).round() as u32;
         below.min(level.saturating_sub(1)).max(self.limits.min)
     }
@@ -363,23 +403,6 @@ impl Auto {
 
     fn bounded(&self, level: f64) -> f64 {
         level.clamp(f64::from(self.limits.min), f64::from(self.limits.max))
-    }
-
-    fn note(&mut self, lane: usize, seconds: f64) {
-        if self.lanes.len() <= lane {
-            self.lanes.resize(lane + 1, 0.0);
-        }
-        let mean = &mut self.lanes[lane];
-        if *mean == 0.0 {
-            *mean = seconds.max(1e-9);
-        }
-        let apart = (seconds / *mean - 1.0).min(OUTLIER);
-        *mean += *mean * apart / SMOOTHING;
-        self.variation += (apart * apart - self.variation) / SMOOTHING;
-        if self.service == 0.0 {
-            self.service = seconds;
-        }
-        self.service += (seconds - self.service) / SMOOTHING;
     }
 }
 
@@ -433,6 +456,7 @@ mod tests {
                 lane: 0,
                 outcome: outcome(taken),
                 in_flight: limit,
+                full: true,
                 turned_away: self.turned_away,
             });
         }
@@ -486,6 +510,7 @@ mod tests {
                 lane: 0,
                 outcome: Outcome::Answered(Duration::from_millis(10)),
                 in_flight: 5,
+                full: false,
                 turned_away: 0,
             });
         }

@@ -285,11 +285,11 @@ impl Gate {
         self.waiters.push_back(&mut self.actions, index);
     }
 
-    fn has_budget(&self) -> bool {
+    pub(super) fn has_budget(&self) -> bool {
         self.in_flight < self.limit
     }
 
-    fn has_shared(&self) -> bool {
+    pub(super) fn has_shared(&self) -> bool {
         self.shared_in_flight < self.limit.saturating_sub(self.set_aside)
     }
 }

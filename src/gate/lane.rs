@@ -241,6 +241,7 @@ impl Lane {
             shadow_rejected: self.shadow_rejected,
             queue_depth: self.queued,
             max_queue: self.limits.max_queue,
+            max_wait: self.limits.max_wait,
             in_flight,
             max_in_flight: match self.limits.kind {
                 LaneKind::Budget => self.limits.cap().min(limit),

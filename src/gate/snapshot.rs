@@ -71,6 +71,8 @@ pub struct LaneSnapshot {
     pub queue_depth: u32,
     /// Places in the queue.
     pub max_queue: u32,
+    /// The longest wait.
+    pub max_wait: Duration,
     /// Slots in use.
     pub in_flight: u32,
     /// The most slots that the lane may use.

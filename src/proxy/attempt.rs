@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_whole};
+use super::outcome;
 use super::plan::Plan;
 use super::prepare::{Outgoing, no_body, shape};
 use super::upload::{Upload, UploadState};
-use super::{Backend, outcome};
 use crate::admission::Permit;
 use crate::gate::Outcome;
 use crate::upstream::{Answer, Lease, Protocol, RequestBody, UpstreamError};
@@ -58,7 +58,6 @@ enum Failure {
 
 /// Tries until there is an answer, or an error that another attempt would not mend.
 pub(super) async fn attempts(
-    backend: &Backend,
     plan: &Plan,
     shard: usize,
     exchange: &Exchange,
@@ -67,22 +66,23 @@ pub(super) async fn attempts(
     deadline: Option<Instant>,
 ) -> Result<(Response<Incoming>, Lease<Permit>), UpstreamError> {
     let Outgoing { mut request, upload, upgrade } = outgoing;
+    let (backend, way) = (&plan.backend, plan.backend.way());
     let only = upgrade.map(|_| Protocol::Http1);
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
     let replayable = upload.is_none() && is_idempotent(request.method());
     let mut retried = false;
     for stale in 0.. {
         let leased = if stale < MAX_STALE && !retried {
-            backend.pool().lease(shard, only, permit).await
+            way.pool.lease(shard, only, permit).await
         } else {
-            backend.pool().fresh(shard, only, permit).await
+            way.pool.fresh(shard, only, permit).await
         };
         let lease = leased.map_err(|(error, mut permit)| {
             backend.note(Err(error));
             plan.note(&mut permit, outcome::failed(error, false, None));
             error
         })?;
-        shape(&mut request, lease.protocol(), backend.scheme());
+        shape(&mut request, lease.protocol(), way.scheme);
         // A fresh connection of HTTP/2 may be closed, or a stream refused, before a request is
         // looked at; one of HTTP/1.1 has nothing to say yet.
         let may_be_refused = lease.reused() || lease.protocol() == Protocol::Http2;

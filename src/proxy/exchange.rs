@@ -106,7 +106,7 @@ impl Exchange {
     /// The wait is over, with a slot or without.
     pub(super) fn waited(&mut self, wait: Duration) {
         self.queue_wait = wait;
-        self.proxy.metrics().route(self.route).queue_wait(wait);
+        self.proxy.plan(self.route).metrics.queue_wait(wait);
     }
 
     /// How long it waited for its slot.
@@ -126,14 +126,14 @@ impl Exchange {
 
     /// It went to the application once more.
     pub(super) fn retried(&self) {
-        self.proxy.metrics().route(self.route).upstream_retry();
+        self.proxy.plan(self.route).metrics.upstream_retry();
     }
 
     /// The application's response head is there; returns how long that took from the grant.
     pub(super) fn answered(&mut self, status: u16) -> Duration {
         let service_time = self.granted.map(|granted| granted.elapsed()).unwrap_or_default();
         self.upstream_time = Some(service_time);
-        self.proxy.metrics().route(self.route).upstream_duration(service_time);
+        self.proxy.plan(self.route).metrics.upstream_duration(service_time);
         self.status = status;
         self.stage = Some(AbortStage::ResponseBody);
         service_time
@@ -151,7 +151,7 @@ impl Exchange {
         if self.broke_off && self.version == Version::HTTP_10 {
             self.client.activity.spoil();
         }
-        self.proxy.metrics().route(self.route).upstream_error(error as usize);
+        self.proxy.plan(self.route).metrics.upstream_error(error as usize);
     }
 
     /// tidegate answers in the application's place.
@@ -181,7 +181,7 @@ impl Exchange {
 
     fn record(&self) -> AccessRecord<'_> {
         AccessRecord {
-            route: self.proxy.route_name(self.route),
+            route: &self.proxy.plan(self.route).name,
             client: self.client.peer().address(),
             method: self.method.as_str(),
             target: self.target.as_str(),
@@ -204,7 +204,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.client.activity.end();
-        let metrics = self.proxy.metrics().route(self.route);
+        let metrics = &self.proxy.plan(self.route).metrics;
         if self.stage == Some(AbortStage::RequestBody) && self.upload_is_whole() {
             self.stage = Some(AbortStage::Upstream);
         }

@@ -39,9 +39,7 @@ pub(super) async fn forward(
     let upload = outgoing.upload.clone();
     let offered = outgoing.upgrade.clone();
     exchange.forwarded(upload.clone());
-    let backend = proxy.backend(plan);
-    let answered =
-        attempts(backend, plan, client.worker, &exchange, outgoing, permit, deadline).await;
+    let answered = attempts(plan, client.worker, &exchange, outgoing, permit, deadline).await;
     let answered =
         answered.and_then(|(response, lease)| Ok((clean(response, offered.as_ref())?, lease)));
     match answered {

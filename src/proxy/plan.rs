@@ -1,26 +1,31 @@
 //! A configured route, ready to use: its settings, its lane in the gate, its part of a scrape.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::arrival::Marks;
+use super::backend::{Backend, LaneAt};
 use super::finish::Finish;
 use crate::admission::Permit;
 use crate::config::{self, AdmissionMode, ClientAbort, Reject, Route, RouteKind, Upstream};
 use crate::gate::{
     AutoLimits, Budget, LaneKind, LaneLimits, LaneSnapshot, Limits, Order, Outcome, Snapshot,
 };
-use crate::telemetry::metrics::{LimitReading, RouteReading, UpstreamReading};
+use crate::telemetry::metrics::{LimitReading, RouteMetrics, RouteReading, UpstreamReading};
 
 /// The most exempt requests of a route at once: probes are few, and a flood of them is none.
 pub const MAX_EXEMPT: u32 = 32;
 
 /// One route, ready to use.
-#[derive(Debug)]
 pub(super) struct Plan {
     pub(super) name: String,
-    pub(super) backend: usize,
+    pub(super) backend: Arc<Backend>,
     /// The route's lane in its backend's gate; `None`: it denies everything.
     pub(super) lane: Option<usize>,
+    /// Lanes that it had under earlier configurations.
+    pub(super) former: Vec<LaneAt>,
+    pub(super) metrics: RouteMetrics,
     /// What its requests say of themselves; `None`: nothing that matters (exempt).
     pub(super) marks: Option<Marks>,
     /// Whether the gate learns from its requests.
@@ -78,31 +83,15 @@ pub fn lane_limits(route: &Route, upstream: &Upstream) -> Option<LaneLimits> {
     }
 }
 
-pub(super) fn route_reading(lane: &LaneSnapshot) -> RouteReading {
-    RouteReading {
-        arrivals: lane.arrivals,
-        admitted: lane.admitted,
-        abandoned: lane.abandoned,
-        rejected: lane.rejected.to_vec(),
-        shadow_rejected: lane.shadow_rejected.to_vec(),
-        service_p50: lane.service_p50,
-        service_p90: lane.service_p90,
-        queue_depth: u64::from(lane.queue_depth),
-        queue_capacity: u64::from(lane.max_queue),
-        in_flight: u64::from(lane.in_flight),
-        in_flight_limit: u64::from(lane.max_in_flight),
-        queue_depth_seconds: lane.queued_time.as_secs_f64(),
-        in_flight_seconds: lane.in_flight_time.as_secs_f64(),
-    }
-}
-
-pub(super) fn denied_reading() -> RouteReading {
-    route_reading(&LaneSnapshot::default())
-}
-
-pub(super) fn upstream_reading(gate: &Snapshot, up: bool, connections: u64) -> UpstreamReading {
+pub(super) fn upstream_reading(
+    name: String,
+    gate: &Snapshot,
+    up: bool,
+    connections: u64,
+) -> UpstreamReading {
     let auto = gate.auto.unwrap_or_default();
     UpstreamReading {
+        name,
         in_flight: u64::from(gate.in_flight),
         in_flight_limit: u64::from(gate.max_in_flight),
         up,
@@ -121,10 +110,64 @@ pub(super) fn upstream_reading(gate: &Snapshot, up: bool, connections: u64) -> U
     }
 }
 
+/// What a route looks like now, and all that it has counted, also on earlier lanes.
+pub(super) fn route_reading(
+    name: String,
+    now: &LaneSnapshot,
+    former: &[LaneSnapshot],
+) -> RouteReading {
+    let mut reading = RouteReading {
+        name,
+        arrivals: now.arrivals,
+        admitted: now.admitted,
+        abandoned: now.abandoned,
+        rejected: now.rejected.to_vec(),
+        shadow_rejected: now.shadow_rejected.to_vec(),
+        service_p50: now.service_p50,
+        service_p90: now.service_p90,
+        queue_depth: u64::from(now.queue_depth),
+        queue_capacity: u64::from(now.max_queue),
+        queue_wait_limit: now.max_wait,
+        in_flight: u64::from(now.in_flight),
+        in_flight_limit: u64::from(now.max_in_flight),
+        queue_depth_seconds: now.queued_time.as_secs_f64(),
+        in_flight_seconds: now.in_flight_time.as_secs_f64(),
+    };
+    for lane in former {
+        reading.arrivals += lane.arrivals;
+        reading.admitted += lane.admitted;
+        reading.abandoned += lane.abandoned;
+        add(&mut reading.rejected, &lane.rejected);
+        add(&mut reading.shadow_rejected, &lane.shadow_rejected);
+        reading.queue_depth += u64::from(lane.queue_depth);
+        reading.in_flight += u64::from(lane.in_flight);
+        reading.queue_depth_seconds += lane.queued_time.as_secs_f64();
+        reading.in_flight_seconds += lane.in_flight_time.as_secs_f64();
+    }
+    reading
+}
+
+fn add(sums: &mut [u64], more: &[u64]) {
+    sums.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+}
+
 // === impl Plan ===
 
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields = (&self.lane, &self.former);
+        f.debug_struct("Plan").field("name", &self.name).field("lanes", &fields).finish()
+    }
+}
+
 impl Plan {
-    pub(super) fn new(route: &Route, lane: Option<usize>) -> Plan {
+    /// `lanes`: the route's lane, and those that it had before.
+    pub(super) fn new(
+        route: &Route,
+        backend: Arc<Backend>,
+        (lane, former): (Option<usize>, Vec<LaneAt>),
+        metrics: RouteMetrics,
+    ) -> Plan {
         let learns = route.admission == AdmissionMode::Queue && route.kind == RouteKind::Request;
         let finish = Finish {
             response_timeout: route.response_timeout,
@@ -133,8 +176,10 @@ impl Plan {
         };
         Plan {
             name: route.name.clone(),
-            backend: route.upstream,
+            backend,
             lane,
+            former,
+            metrics,
             marks: (route.admission == AdmissionMode::Queue).then(|| Marks::new(route)),
             learns,
             response_timeout: route.response_timeout,
@@ -143,6 +188,12 @@ impl Plan {
             finish: (route.on_client_abort == ClientAbort::Finish).then_some(finish),
             reject: route.reject,
         }
+    }
+
+    /// The route's lane, if it has one.
+    pub(super) fn lane_at(&self) -> Option<LaneAt> {
+        let backend = Arc::clone(&self.backend);
+        self.lane.map(|lane| LaneAt { backend, lane })
     }
 
     /// Says how a request of the route went, if the gate learns from it.

@@ -38,16 +38,16 @@ pub(super) fn prepare(
     request: Request<Incoming>,
     target: Target,
 ) -> Outgoing {
-    let backend = proxy.backend(plan);
+    let way = plan.backend.way();
     let (mut parts, body) = request.into_parts();
     let fields = &mut parts.headers;
     let upload = (!body.is_end_stream()).then(Arc::<Upload>::default);
     let may_upgrade =
-        parts.version == Version::HTTP_11 && upload.is_none() && backend.pool().can_upgrade();
+        parts.version == Version::HTTP_11 && upload.is_none() && way.pool.can_upgrade();
     let upgrade = may_upgrade.then(|| offered(fields)).flatten();
     headers::request(fields, parts.version);
     proxy.forwarding().apply(fields, client.peer(), &target.host);
-    let host = if target.host.is_empty() { backend.authority() } else { target.host };
+    let host = if target.host.is_empty() { way.authority.clone() } else { target.host };
     fields.insert(HOST, host);
     if let Some(protocols) = &upgrade {
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));

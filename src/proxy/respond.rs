@@ -32,6 +32,14 @@ pub(crate) const HEADER_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     connection: close\r\n\
     content-length: 0\r\n\r\n";
 
+/// What a client gets that speaks plain HTTP where TLS is spoken.
+pub(crate) const PLAIN_INSTEAD_OF_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    cache-control: no-store\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    connection: close\r\n\
+    content-length: 34\r\n\r\n\
+    This port speaks TLS: use https://";
+
 /// Why a request that was admitted, or came so far, ends without an answer of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {

@@ -91,11 +91,11 @@ fn receive(
 ) {
     match context.registry.place() {
         Some(place) => {
-            context.proxy.metrics().server().connection_accepted();
+            context.live.load().proxy.metrics().server().connection_accepted();
             give(stream, peer, place, workers);
         }
         None => {
-            context.proxy.metrics().server().connection_refused();
+            context.live.load().proxy.metrics().server().connection_refused();
             refuse(stream, refusals);
         }
     }

@@ -1,10 +1,11 @@
 //! One client connection: what it speaks, and its end.
 //!
-//! The first bytes decide between HTTP/1 and HTTP/2; `http1` and `http2` take it from there, and a
-//! connection that has left HTTP ends as a `tunnel`.
+//! After the `greeting` the first bytes decide between HTTP/1 and HTTP/2; `http1` and `http2` take
+//! it from there, and a connection that has left HTTP ends as a `tunnel`.
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,61 +18,60 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
+use super::greeting::{Spoken, greet};
 use super::io::ClientIo;
 use super::registry::{Command, Handle};
-use super::{Context, http1, http2};
-use crate::proxy::{Client, Gone, Phase, Proxy, ResponseBody};
+use super::{Context, Live, http1, http2};
+use crate::proxy::{Client, Gone, Phase, ResponseBody};
 use crate::timer::LazyTimer;
 
 /// What a client of HTTP/2 says first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// During a drain, how long after it was accepted a client may take for its first byte.
-const FIRST_WORD: Duration = Duration::from_millis(250);
 /// After the last response, what the client still sends is discarded for at most so long...
 pub(super) const LINGER_TIME: Duration = Duration::from_secs(1);
 /// ...and so many bytes: an upload of usual size, since many clients read nothing before they have
 /// written everything, and a reset would make them fail without the answer.
 pub(super) const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Serves a connection to its end.
-pub(super) async fn serve(context: &Context, handle: &Handle) {
+/// Serves a connection to its end. `peer` is the other end of its socket.
+pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, peer: SocketAddr) {
     poll_fn(|task| {
         handle.served_by(task.waker());
         Poll::Ready(())
     })
     .await;
-    let mut io = ClientIo::plain(&handle.client, context.max_head);
-    if !wait_for_news(context, handle, &mut io, true).await {
-        return close(&handle.client, io, false).await;
+    let live = context.live.load_full();
+    let Some((mut io, spoken)) = greet(&live, handle, peer).await else {
+        // Of what comes before HTTP, some may be unread.
+        let linger = live.tls.is_some() || live.proxy_protocol;
+        return hang_up(&handle.client, linger).await;
+    };
+    match spoken {
+        Spoken::Http1 => return http1::serve(context, handle, io).await,
+        Spoken::Http2 => return http2::serve(context, handle, io).await,
+        Spoken::Open => {}
     }
-    match timeout(context.header_timeout, speaks_http2(&mut io)).await {
+    match timeout(live.header_timeout, speaks_http2(&mut io)).await {
         Ok(Ok(true)) => http2::serve(context, handle, io).await,
         Ok(Ok(false)) => http1::serve(context, handle, io).await,
         Ok(Err(_)) => reset(&handle.client),
-        Err(_) => http1::head_too_slow(context, handle, io).await,
+        Err(_) => http1::head_too_slow(&live, handle, io).await,
     }
 }
 
-/// Waits for the first byte of a request. `false`: close. What has come before a drain is still
-/// served, and a client that has only just connected gets a moment to say what it wants.
-pub(super) async fn wait_for_news(
-    context: &Context,
-    handle: &Handle,
-    io: &mut ClientIo,
-    fresh: bool,
-) -> bool {
+/// Waits for the first byte of a next request. `false`: close. What has come before a drain is
+/// still served.
+pub(super) async fn wait_for_news(live: &Live, handle: &Handle, io: &mut ClientIo) -> bool {
     let (_, since) = handle.client.activity.phase();
     let mut timer = LazyTimer::default();
     poll_fn(|task| {
         if let Poll::Ready(ready) = io.poll_news(task) {
             return Poll::Ready(ready.is_ok());
         }
-        let patience = match handle.command() {
-            Command::Run => context.idle_timeout,
-            Command::Drain if fresh => FIRST_WORD.min(context.idle_timeout),
-            Command::Drain | Command::Cut => return Poll::Ready(false),
-        };
-        timer.poll(since + patience, task).map(|()| false)
+        if handle.command() != Command::Run {
+            return Poll::Ready(false);
+        }
+        timer.poll(since + live.idle_timeout, task).map(|()| false)
     })
     .await
 }
@@ -102,9 +102,9 @@ async fn speaks_http2(io: &mut ClientIo) -> io::Result<bool> {
     result
 }
 
-/// Hands requests to the proxy.
+/// Hands requests to the proxy as it is when they come.
 pub(super) struct Service {
-    pub(super) proxy: Arc<Proxy>,
+    pub(super) context: Arc<Context>,
     pub(super) client: Arc<Client>,
 }
 
@@ -115,7 +115,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Gone>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (proxy, client) = (Arc::clone(&self.proxy), Arc::clone(&self.client));
+        let proxy = Arc::clone(&self.context.live.load().proxy);
+        let client = Arc::clone(&self.client);
         Box::pin(async move {
             let mut response = proxy.handle(Arc::clone(&client), request).await?;
             let goes_on = client.activity.is_multiplexed()
@@ -136,6 +137,15 @@ pub(super) async fn close(client: &Client, mut io: ClientIo, linger: bool) {
     io.set_free();
     // TLS says good-bye; a client that does not read it has its time.
     let _ = timeout(LINGER_TIME, io.shutdown()).await;
+    client.socket.shutdown_write();
+    if linger {
+        let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES)).await;
+    }
+}
+
+/// Closes a connection on which nothing was asked.
+async fn hang_up(client: &Client, linger: bool) {
+    client.activity.enter(Phase::Busy);
     client.socket.shutdown_write();
     if linger {
         let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES)).await;

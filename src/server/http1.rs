@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 
-use super::Context;
 use super::connection::{Service, close, reset, tunnel, wait_for_news};
 use super::io::ClientIo;
 use super::registry::{Command, Handle};
+use super::{Context, Live};
 use crate::proxy::{Client, HEADER_TIMEOUT, Phase};
 use crate::timer::LazyTimer;
 
@@ -29,14 +29,15 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves a connection, of which something has come, to its end.
-pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) {
+pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: ClientIo) {
     loop {
-        let (ended, back, buffered) = served(context, handle, io).await;
+        let live = context.live.load_full();
+        let (ended, back, buffered) = served(context, &live, handle, io).await;
         io = back;
         match ended {
             Ended::Silent => {
                 io.put_back(buffered);
-                if !io.has_first() && !wait_for_news(context, handle, &mut io, false).await {
+                if !io.has_first() && !wait_for_news(&live, handle, &mut io).await {
                     return close(&handle.client, io, false).await;
                 }
             }
@@ -44,7 +45,7 @@ pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) 
                 return tunnel(handle, io, buffered).await;
             }
             Ended::Closed { linger } => return close(&handle.client, io, linger).await,
-            Ended::SlowHead => return head_too_slow(context, handle, io).await,
+            Ended::SlowHead => return head_too_slow(&live, handle, io).await,
             Ended::Cut => return reset(&handle.client),
         }
     }
@@ -52,8 +53,8 @@ pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) 
 
 /// Says that a request's head did not come to its end. Nothing of a response has been written: it
 /// was still being read.
-pub(super) async fn head_too_slow(context: &Context, handle: &Handle, mut io: ClientIo) {
-    context.proxy.unheard(&handle.client, 408);
+pub(super) async fn head_too_slow(live: &Live, handle: &Handle, mut io: ClientIo) {
+    live.proxy.unheard(&handle.client, 408);
     let _ = timeout(LAST_WORDS, io.write_all(HEADER_TIMEOUT)).await;
     close(&handle.client, io, true).await;
 }
@@ -74,11 +75,16 @@ type Hyper = Connection<TokioIo<ClientIo>, Service>;
 
 /// Lets hyper serve the connection until it ends, falls silent or runs out of time. Returns what
 /// hyper has read and not used, too.
-async fn served(context: &Context, handle: &Handle, io: ClientIo) -> (Ended, ClientIo, Bytes) {
+async fn served(
+    context: &Arc<Context>,
+    live: &Live,
+    handle: &Handle,
+    io: ClientIo,
+) -> (Ended, ClientIo, Bytes) {
     let client = &handle.client;
-    let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
+    let service = Service { context: Arc::clone(context), client: Arc::clone(client) };
     let mut connection: Box<Hyper> =
-        Box::new(context.http1.serve_connection(TokioIo::new(io), service));
+        Box::new(live.http1.serve_connection(TokioIo::new(io), service));
     let mut timer = LazyTimer::default();
     let mut asked_to_end = false;
     let ended = poll_fn(|task| {
@@ -98,9 +104,9 @@ async fn served(context: &Context, handle: &Handle, io: ClientIo) -> (Ended, Cli
             polled = Pin::new(&mut *connection).poll(task);
         }
         if let Poll::Ready(result) = polled {
-            return Poll::Ready(closed(context, client, result));
+            return Poll::Ready(closed(live, client, result));
         }
-        out_of_time(context, client, &mut timer, task)
+        out_of_time(live, client, &mut timer, task)
     })
     .await;
     let parts = connection.into_parts();
@@ -112,13 +118,13 @@ async fn served(context: &Context, handle: &Handle, io: ClientIo) -> (Ended, Cli
 }
 
 /// hyper has come to the end.
-fn closed(context: &Context, client: &Client, result: hyper::Result<()>) -> Ended {
+fn closed(live: &Live, client: &Client, result: hyper::Result<()>) -> Ended {
     if client.activity.is_spoilt() {
         return Ended::Cut;
     }
     let malformed = result.err().filter(hyper::Error::is_parse);
     if let Some(error) = &malformed {
-        context.proxy.unheard(client, status_of(error));
+        live.proxy.unheard(client, status_of(error));
     }
     Ended::Closed { linger: malformed.is_some() || client.activity.must_linger() }
 }
@@ -130,25 +136,25 @@ fn status_of(error: &hyper::Error) -> u16 {
 
 /// Looks at the one timer of a connection.
 fn out_of_time(
-    context: &Context,
+    live: &Live,
     client: &Client,
     timer: &mut LazyTimer,
     task: &mut Task<'_>,
 ) -> Poll<Ended> {
-    let Some((deadline, ended)) = next_deadline(context, client) else { return Poll::Pending };
+    let Some((deadline, ended)) = next_deadline(live, client) else { return Poll::Pending };
     timer.poll(deadline, task).map(|()| ended)
 }
 
-fn next_deadline(context: &Context, client: &Client) -> Option<(Instant, Ended)> {
+fn next_deadline(live: &Live, client: &Client) -> Option<(Instant, Ended)> {
     if let Some(deadline) = client.activity.write_deadline() {
         return Some((deadline, Ended::Cut));
     }
     match client.activity.phase() {
         (Phase::Idle, since) => {
-            let silence = PARK_AFTER.min(context.idle_timeout);
+            let silence = PARK_AFTER.min(live.idle_timeout);
             Some((since + silence, Ended::Silent))
         }
-        (Phase::Head, since) => Some((since + context.header_timeout, Ended::SlowHead)),
+        (Phase::Head, since) => Some((since + live.header_timeout, Ended::SlowHead)),
         (Phase::Busy, _) => None,
     }
 }

@@ -49,15 +49,15 @@ pub(super) fn builder(max_streams: u32, max_head: usize) -> Builder<TokioExecuto
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) {
+pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: ClientIo) {
     let client = &handle.client;
     client.activity.multiplex();
     io.set_free();
     io.weigh(Meter::new(PREFACE.len(), Instant::now()));
     client.activity.enter(Phase::Idle);
-    let service = Service { proxy: Arc::clone(&context.proxy), client: Arc::clone(client) };
+    let service = Service { context: Arc::clone(context), client: Arc::clone(client) };
     let mut connection: Pin<Box<Connection<TokioIo<ClientIo>, Service, TokioExecutor>>> =
-        Box::pin(context.http2.serve_connection(TokioIo::new(io), service));
+        Box::pin(context.live.load().http2.serve_connection(TokioIo::new(io), service));
     let mut timer = LazyTimer::default();
     let mut told: Option<Instant> = None;
     let cut = poll_fn(|task| {
@@ -86,7 +86,7 @@ pub(super) async fn serve(context: &Context, handle: &Handle, mut io: ClientIo) 
                     leave
                 }
                 ((Phase::Idle, since), None) => {
-                    let leave = since + context.idle_timeout;
+                    let leave = since + context.live.load().idle_timeout;
                     if leave <= now {
                         told = Some(now);
                         connection.as_mut().graceful_shutdown();

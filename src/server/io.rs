@@ -1,12 +1,13 @@
 //! A client's connection as hyper sees it: a shared socket, perhaps beneath TLS, that tells what
 //! moves.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::time::Instant;
 
@@ -33,7 +34,11 @@ pub(super) struct ClientIo {
 
 /// The bytes of a socket.
 #[derive(Debug)]
-pub(super) struct SocketIo(Arc<Socket>);
+pub(super) struct SocketIo {
+    socket: Arc<Socket>,
+    /// Read before, and to be read again.
+    first: Bytes,
+}
 
 /// What lies between a socket and HTTP.
 enum Transport {
@@ -49,9 +54,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Secure for T {}
 
 impl ClientIo {
     /// Of a client's socket, as it is.
-    pub(super) fn plain(client: &Arc<Client>, max_head: usize) -> ClientIo {
-        let transport = Transport::Plain(SocketIo::new(client));
-        ClientIo::over(transport, client, max_head)
+    pub(super) fn plain(client: &Arc<Client>, socket: SocketIo, max_head: usize) -> ClientIo {
+        ClientIo::over(Transport::Plain(socket), client, max_head)
     }
 
     /// Of a client's socket beneath TLS.
@@ -94,7 +98,7 @@ impl ClientIo {
     /// Ready once there is something to read, the end included.
     pub(super) fn poll_news(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
-            Transport::Plain(socket) => socket.0.poll_read_ready(task),
+            Transport::Plain(socket) => socket.poll_news(task),
             Transport::Secure(stream) => {
                 // What comes may be nothing but TLS's own: only reading can tell.
                 let mut space = [0; 1024];
@@ -255,18 +259,43 @@ impl AsyncWrite for ClientIo {
 
 impl SocketIo {
     pub(super) fn new(client: &Client) -> SocketIo {
-        SocketIo(Arc::clone(&client.socket))
+        SocketIo { socket: Arc::clone(&client.socket), first: Bytes::new() }
+    }
+
+    /// What was read and not used is read again.
+    pub(super) fn put_back(&mut self, bytes: Bytes) {
+        self.first = bytes;
+    }
+
+    /// Ready once there is something to read, the end included.
+    pub(super) fn poll_news(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() { self.socket.poll_read_ready(task) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Reads some more behind what is there; nothing: the end.
+    pub(super) async fn read_some(&mut self, bytes: &mut BytesMut) -> io::Result<usize> {
+        let mut space = [0; 1024];
+        let mut buf = ReadBuf::new(&mut space);
+        let read = poll_fn(|task| self.poll_read_at_most(task, &mut buf, usize::MAX)).await?;
+        bytes.extend_from_slice(buf.filled());
+        Ok(read)
     }
 
     fn poll_read_at_most(
-        &self,
+        &mut self,
         task: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
         most: usize,
     ) -> Poll<io::Result<usize>> {
+        if !self.first.is_empty() {
+            let len = self.first.len().min(buf.remaining()).min(most);
+            buf.put_slice(&self.first[..len]);
+            self.first.advance(len);
+            return Poll::Ready(Ok(len));
+        }
         loop {
-            ready!(self.0.poll_read_ready(task))?;
-            match self.0.try_read(buf, most) {
+            ready!(self.socket.poll_read_ready(task))?;
+            match self.socket.try_read(buf, most) {
                 Ok(read) => {
                     if read > 0 && read < most && buf.remaining() > 0 {
                         self.emptied();
@@ -284,7 +313,7 @@ impl SocketIo {
     /// the read.
     fn emptied(&self) {
         let nothing = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-        let _ = self.0.try_io(Interest::READABLE, nothing);
+        let _ = self.socket.try_io(Interest::READABLE, nothing);
     }
 
     fn poll_written(
@@ -293,7 +322,7 @@ impl SocketIo {
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(task))?;
+            ready!(self.socket.poll_write_ready(task))?;
             match write() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
@@ -304,7 +333,7 @@ impl SocketIo {
 
 impl AsyncRead for SocketIo {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
@@ -318,7 +347,7 @@ impl AsyncWrite for SocketIo {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_written(task, || self.0.try_write(bytes))
+        self.poll_written(task, || self.socket.try_write(bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -326,7 +355,7 @@ impl AsyncWrite for SocketIo {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.shutdown_write();
+        self.socket.shutdown_write();
         Poll::Ready(Ok(()))
     }
 
@@ -339,6 +368,6 @@ impl AsyncWrite for SocketIo {
         task: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_written(task, || self.0.try_write_vectored(bufs))
+        self.poll_written(task, || self.socket.try_write_vectored(bufs))
     }
 }

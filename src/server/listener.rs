@@ -20,10 +20,16 @@ const MODE: u32 = 0o660;
 
 /// An open socket that accepts nothing yet.
 #[derive(Debug)]
-pub enum Listener {
-    /// On an IP address.
+pub struct Listener {
+    configured: Listen,
+    socket: Bound,
+}
+
+/// Its socket.
+#[derive(Debug)]
+enum Bound {
     Tcp(TcpListener),
-    /// On a path. The file goes when the second half is dropped.
+    /// The file goes when the second half is dropped.
     Unix(UnixListener, SocketFile),
 }
 
@@ -31,7 +37,7 @@ pub enum Listener {
 #[derive(Debug)]
 pub(super) enum Acceptor {
     Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, SocketFile),
+    Unix { listener: tokio::net::UnixListener, _file: SocketFile },
 }
 
 /// The file of a Unix socket. Dropping it removes the file, unless another process has put its own
@@ -52,10 +58,16 @@ impl Listener {
     ///
     /// Of the system.
     pub fn address(&self) -> io::Result<Option<SocketAddr>> {
-        match self {
-            Listener::Tcp(listener) => listener.local_addr().map(Some),
-            Listener::Unix(..) => Ok(None),
+        match &self.socket {
+            Bound::Tcp(listener) => listener.local_addr().map(Some),
+            Bound::Unix(..) => Ok(None),
         }
+    }
+
+    /// As it stands in the configuration.
+    #[must_use]
+    pub fn configured(&self) -> &Listen {
+        &self.configured
     }
 
     /// Opens the socket of a listener. The file of a Unix socket on which nobody listens any more
@@ -66,13 +78,14 @@ impl Listener {
     /// The address is in use, is not one of this machine's, or may not be used; on the path is
     /// something else than a socket, or the directory does not exist or may not be written.
     pub fn bind(listen: &Listen) -> io::Result<Listener> {
-        match listen {
-            Listen::Tcp(address) => super::bind(*address).map(Listener::Tcp),
+        let socket = match listen {
+            Listen::Tcp(address) => Bound::Tcp(super::bind(*address)?),
             Listen::Unix(path) => {
                 let (listener, file) = bind_unix(path)?;
-                Ok(Listener::Unix(listener, file))
+                Bound::Unix(listener, file)
             }
-        }
+        };
+        Ok(Listener { configured: listen.clone(), socket })
     }
 }
 
@@ -120,10 +133,11 @@ impl Acceptor {
     ///
     /// The runtime cannot watch it.
     pub(super) fn new(listener: Listener) -> io::Result<Acceptor> {
-        Ok(match listener {
-            Listener::Tcp(listener) => Acceptor::Tcp(tokio::net::TcpListener::from_std(listener)?),
-            Listener::Unix(listener, file) => {
-                Acceptor::Unix(tokio::net::UnixListener::from_std(listener)?, file)
+        Ok(match listener.socket {
+            Bound::Tcp(listener) => Acceptor::Tcp(tokio::net::TcpListener::from_std(listener)?),
+            Bound::Unix(listener, file) => {
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                Acceptor::Unix { listener, _file: file }
             }
         })
     }
@@ -137,7 +151,7 @@ impl Acceptor {
             Acceptor::Tcp(listener) => {
                 listener.poll_accept(task).map_ok(|(stream, peer)| (net::Socket::Tcp(stream), peer))
             }
-            Acceptor::Unix(listener, _) => listener.poll_accept(task).map_ok(|(stream, _)| {
+            Acceptor::Unix { listener, .. } => listener.poll_accept(task).map_ok(|(stream, _)| {
                 (net::Socket::Unix(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
             }),
         }

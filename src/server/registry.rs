@@ -34,7 +34,7 @@ pub(super) enum Command {
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Registry {
-    max: u32,
+    max: AtomicU32,
     /// Places in use.
     taken: Arc<AtomicU32>,
     inner: Mutex<Inner>,
@@ -79,7 +79,12 @@ impl Registry {
             command: Command::Run,
         };
         let (taken, emptied) = (Arc::default(), Notify::new());
-        Registry { max, taken, inner: Mutex::new(inner), emptied }
+        Registry { max: AtomicU32::new(max), taken, inner: Mutex::new(inner), emptied }
+    }
+
+    /// Changes the bound. Connections beyond a lower one stay until they end.
+    pub(super) fn set_max(&self, max: u32) {
+        self.max.store(max, Ordering::Relaxed);
     }
 
     /// A place for one more connection, if need be that of the longest idle, which is closed for
@@ -153,7 +158,8 @@ impl Registry {
     }
 
     fn free_place(&self) -> Option<Place> {
-        let next = |taken: u32| (taken < self.max).then_some(taken + 1);
+        let max = self.max.load(Ordering::Relaxed);
+        let next = |taken: u32| (taken < max).then_some(taken + 1);
         let taken = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         taken.is_ok().then(|| Place(Arc::clone(&self.taken)))
     }

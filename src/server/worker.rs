@@ -13,7 +13,7 @@ use super::Context;
 use super::connection::serve;
 use super::registry::{Handle, Place};
 use crate::net::Detached;
-use crate::proxy::{Client, Peer};
+use crate::proxy::Client;
 
 /// How often a worker looks at itself.
 const PULSE: Duration = Duration::from_millis(100);
@@ -77,7 +77,7 @@ async fn run(
     load: Arc<AtomicUsize>,
 ) {
     tokio::spawn(pulse(index, Arc::clone(&context)));
-    tokio::spawn(Arc::clone(&context.proxy).keep_pools(index));
+    tokio::spawn(keep_pools(index, Arc::clone(&context)));
     while let Some(Accepted { stream, peer, place }) = incoming.recv().await {
         let counted = Arc::clone(&load);
         let Ok(socket) = stream.attach() else {
@@ -85,17 +85,26 @@ async fn run(
             continue;
         };
         let client = Client::new(socket, index);
-        client.introduce(Peer::new(peer, false));
         let handle = context.registry.insert(client, place);
         let served = Served { context: Arc::clone(&context), handle, load: counted };
-        tokio::spawn(async move { serve(&served.context, &served.handle).await });
+        tokio::spawn(async move { serve(&served.context, &served.handle, peer).await });
+    }
+}
+
+/// Keeps the worker's connections to the applications young.
+async fn keep_pools(index: usize, context: Arc<Context>) {
+    loop {
+        let period = context.live.load().proxy.keep_pools(index);
+        tokio::time::sleep(period).await;
     }
 }
 
 /// Measures how much of a core the worker uses, and how late its loop comes to what is due: a
 /// worker without CPU looks like a slow application.
 async fn pulse(index: usize, context: Arc<Context>) {
-    let metrics = context.proxy.metrics().worker(index);
+    let live = context.live.load_full();
+    // The same under every configuration.
+    let metrics = live.proxy.metrics().worker(index);
     let mut busy = cpu_time();
     let mut due = Instant::now() + PULSE;
     loop {
@@ -103,7 +112,7 @@ async fn pulse(index: usize, context: Arc<Context>) {
         // The timer's own granularity is no lag.
         let lag = due.elapsed().saturating_sub(Duration::from_millis(1));
         due = Instant::now() + PULSE;
-        context.proxy.lagged(index, lag, due);
+        live.proxy.lagged(index, lag, due);
         let now = cpu_time();
         metrics.busy(now.saturating_sub(busy));
         busy = now;

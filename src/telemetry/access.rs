@@ -15,6 +15,7 @@ mod text;
 mod trace;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -83,7 +84,8 @@ impl AccessRecord<'_> {
 
 /// Writes access lines. One for the process; its methods may be called from every worker.
 pub struct AccessLogger {
-    mode: AccessLog,
+    /// An [`AccessLog`].
+    mode: AtomicU8,
     rejections: Mutex<Limiter>,
     failures: Mutex<Limiter>,
     recent: Recent,
@@ -92,18 +94,29 @@ pub struct AccessLogger {
 impl AccessLogger {
     /// A logger for the configured mode.
     pub fn new(mode: AccessLog) -> AccessLogger {
-        let recent = Recent::default();
-        AccessLogger { mode, rejections: Mutex::default(), failures: Mutex::default(), recent }
+        AccessLogger {
+            mode: AtomicU8::new(mode as u8),
+            rejections: Mutex::default(),
+            failures: Mutex::default(),
+            recent: Recent::default(),
+        }
+    }
+
+    /// Changes the mode.
+    pub fn set_mode(&self, mode: AccessLog) {
+        self.mode.store(mode as u8, Ordering::Relaxed);
     }
 
     /// Whether [`log`](AccessLogger::log) has any use for a request: a cheap question to ask before
     /// a record is put together. `troubled`: it was rejected, its upstream failed or its response
     /// broke off.
     pub fn wants(&self, status: u16, troubled: bool) -> bool {
-        match self.mode {
-            AccessLog::Off => false,
-            AccessLog::Errors => troubled || status >= 500,
-            AccessLog::All => true,
+        const OFF: u8 = AccessLog::Off as u8;
+        const ERRORS: u8 = AccessLog::Errors as u8;
+        match self.mode.load(Ordering::Relaxed) {
+            OFF => false,
+            ERRORS => troubled || status >= 500,
+            _ => true,
         }
     }
 
@@ -122,7 +135,9 @@ impl AccessLogger {
         let (flood, cause) = match (record.reason, record.error) {
             (Some(reason), _) => (Flood::Rejections, reason),
             (None, Some(error)) => (Flood::Failures, error),
-            (None, None) if self.mode == AccessLog::All => return write(record),
+            (None, None) if self.mode.load(Ordering::Relaxed) == AccessLog::All as u8 => {
+                return write(record);
+            }
             (None, None) if record.broke_off => (Flood::Failures, "broke_off"),
             (None, None) => (Flood::Failures, "status_5xx"),
         };
@@ -162,7 +177,8 @@ impl AccessLogger {
     /// Keeps a rejection for [`recent`](AccessLogger::recent).
     pub fn remember(&self, record: &AccessRecord<'_>) {
         if let Some(reason) = record.reason {
-            self.recent.push(record, reason, self.mode != AccessLog::Off);
+            let off = self.mode.load(Ordering::Relaxed) == AccessLog::Off as u8;
+            self.recent.push(record, reason, !off);
         }
     }
 

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -36,6 +37,8 @@ const PANIC_PATIENCE: Duration = Duration::from_millis(200);
 
 /// The process's lines; one, like standard error itself.
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+/// The least severe level that is written, a [`LogLevel`].
+static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
 
 /// Keeps logging going. Its drop writes what is waiting, for at most 1 s; later lines count as
 /// lost.
@@ -57,7 +60,8 @@ pub fn init(log: &Log) -> LogGuard {
         return guard;
     }
     let style = style(log.format, io::stderr().is_terminal(), std::env::var_os("NO_COLOR"));
-    let layer = LineLayer { lines: lines.clone(), style, level: level_filter(log.level) };
+    let layer = LineLayer { lines: lines.clone(), style, level: &LEVEL };
+    LEVEL.store(log.level as u8, Ordering::Relaxed);
     // An embedder's own subscriber stays; ours then has nothing to write.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
     let writer = lines.clone();
@@ -70,6 +74,23 @@ pub fn init(log: &Log) -> LogGuard {
     }
     panic::set_hook(Box::new(move |info| log_panic(&lines, style, info)));
     guard
+}
+
+/// Changes the least severe level that is written.
+pub fn set_level(level: LogLevel) {
+    let filter = level_filter(level);
+    if filter != of(&LEVEL) {
+        LEVEL.store(level as u8, Ordering::Relaxed);
+        // What was decided about each place that logs is decided anew.
+        tracing::callsite::rebuild_interest_cache();
+    }
+}
+
+/// The level that an atomic holds.
+fn of(level: &AtomicU8) -> LevelFilter {
+    const LEVELS: [LogLevel; 5] =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    level_filter(LEVELS[usize::from(level.load(Ordering::Relaxed)).min(LEVELS.len() - 1)])
 }
 
 /// Lines lost so far because standard error was blocked or failed.
@@ -144,16 +165,17 @@ fn log_panic(lines: &Lines, style: Style, info: &PanicHookInfo<'_>) {
 struct LineLayer {
     lines: Arc<Lines>,
     style: Style,
-    level: LevelFilter,
+    /// A [`LogLevel`], which may change.
+    level: &'static AtomicU8,
 }
 
 impl<S: Subscriber> Layer<S> for LineLayer {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        *metadata.level() <= self.level || metadata.target() == access::TARGET
+        *metadata.level() <= of(self.level) || metadata.target() == access::TARGET
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level.max(LevelFilter::INFO))
+        Some(of(self.level).max(LevelFilter::INFO))
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
@@ -249,8 +271,8 @@ pub(crate) mod tests {
     /// Runs `work` with a subscriber of its own and returns its lines as JSON.
     pub(crate) fn captured(level: LogLevel, work: impl FnOnce()) -> Vec<serde_json::Value> {
         let lines = Arc::new(Lines::new(1 << 20));
-        let layer =
-            LineLayer { lines: lines.clone(), style: Style::Json, level: level_filter(level) };
+        let level = Box::leak(Box::new(AtomicU8::new(level as u8)));
+        let layer = LineLayer { lines: lines.clone(), style: Style::Json, level };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), work);
         lines.close();
         let mut out = Vec::new();

@@ -15,6 +15,7 @@ mod family;
 mod reading;
 mod route;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::core::Collector;
@@ -24,7 +25,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::config::Config;
+use crate::config::{Config, Route};
 use crate::telemetry::process;
 
 pub use distribution::Distribution;
@@ -43,18 +44,21 @@ const LAG_BUCKETS: [f64; 12] =
 /// All metrics of a process. Built once from the configuration, then shared.
 pub struct Metrics {
     registry: Registry,
-    routes: Vec<RouteMetrics>,
+    families: RouteFamilies,
     workers: Vec<WorkerMetrics>,
     server: ServerMetrics,
-    names: Names,
-    started: Duration,
+    labels: Labels,
+    reloads: Reloads,
 }
 
-/// The label values of the families that are filled from a [`Reading`].
-struct Names {
-    routes: Vec<String>,
-    upstreams: Vec<String>,
-    labels: Labels,
+/// What has become of changed configurations.
+#[derive(Debug)]
+struct Reloads {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    last_failed: AtomicBool,
+    /// When the running configuration was loaded, in milliseconds since 1970.
+    loaded: AtomicU64,
 }
 
 /// Closed sets of label values that other layers own.
@@ -83,35 +87,38 @@ pub struct WorkerMetrics {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Creates every series that the configuration and the labels imply.
+    /// Creates the families, and the series of the workers.
     pub fn new(config: &Config, labels: Labels) -> Metrics {
         let registry = Registry::new();
-        let families = RouteFamilies::new(&registry);
-        let routes = config
-            .routes
-            .iter()
-            .map(|route| families.route(&route.name, route.reject.status, labels.errors))
-            .collect();
         Metrics {
-            routes,
+            families: RouteFamilies::new(&registry),
             workers: WorkerMetrics::all(&registry, config.server.workers),
             server: ServerMetrics::new(&registry),
-            names: Names {
-                routes: config.routes.iter().map(|route| route.name.clone()).collect(),
-                upstreams: config.upstreams.iter().map(|up| up.name.clone()).collect(),
-                labels,
+            labels,
+            reloads: Reloads {
+                succeeded: AtomicU64::new(0),
+                failed: AtomicU64::new(0),
+                last_failed: AtomicBool::new(false),
+                loaded: AtomicU64::new(now()),
             },
-            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             registry,
         }
     }
 
-    /// The handles of a route; `route` is its index in [`Config::routes`].
-    ///
-    /// # Panics
-    /// If there is no such route.
-    pub fn route(&self, route: usize) -> &RouteMetrics {
-        &self.routes[route]
+    /// The handles of a route; every series that is known beforehand is created. A route that comes
+    /// again under its name goes on counting.
+    pub fn route(&self, route: &Route) -> RouteMetrics {
+        self.families.route(&route.name, route.reject.status, self.labels.errors)
+    }
+
+    /// A changed configuration has taken effect, or has not.
+    pub fn reloaded(&self, success: bool) {
+        let count = if success { &self.reloads.succeeded } else { &self.reloads.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.reloads.last_failed.store(!success, Ordering::Relaxed);
+        if success {
+            self.reloads.loaded.store(now(), Ordering::Relaxed);
+        }
     }
 
     /// The handles of a worker, counted from 0.
@@ -133,7 +140,7 @@ impl Metrics {
     /// this reads a few small files under `/proc`.
     pub fn encode(&self, reading: &Reading) -> Vec<u8> {
         let mut families = self.registry.gather();
-        reading::append(&mut families, reading, &self.names);
+        reading::append(&mut families, reading, &self.labels);
         self.append_own(&mut families);
         process::append(&mut families);
         // The encoder refuses a family without samples.
@@ -148,6 +155,7 @@ impl Metrics {
 
     /// What tidegate says about itself: its version, its configuration, its log.
     fn append_own(&self, families: &mut Vec<MetricFamily>) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         let version = env!("CARGO_PKG_VERSION");
         families.push(
             Family::gauge("tidegate_build_info", "Always 1; the label is tidegate's version.")
@@ -157,10 +165,10 @@ impl Metrics {
         families.push(
             Family::counter(
                 "tidegate_config_reloads_total",
-                "Attempts to load a changed configuration. Reloading is not built yet: always 0.",
+                "Attempts to load a changed configuration.",
             )
-            .sample(&[("result", "success")], 0.0)
-            .sample(&[("result", "failure")], 0.0)
+            .sample(&[("result", "success")], count(&self.reloads.succeeded))
+            .sample(&[("result", "failure")], count(&self.reloads.failed))
             .build(),
         );
         families.push(
@@ -169,7 +177,7 @@ impl Metrics {
                 "Whether the last attempt to load the configuration succeeded (1) or failed (0); \
                  the load at start counts.",
             )
-            .sample(&[], 1.0)
+            .sample(&[], f64::from(!self.reloads.last_failed.load(Ordering::Relaxed)))
             .build(),
         );
         families.push(
@@ -177,10 +185,16 @@ impl Metrics {
                 "tidegate_config_last_reload_success_timestamp_seconds",
                 "When the running configuration was loaded, in seconds since 1970-01-01 UTC.",
             )
-            .sample(&[], self.started.as_secs_f64())
+            .sample(&[], count(&self.reloads.loaded) / 1_000.0)
             .build(),
         );
     }
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+fn now() -> u64 {
+    let passed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A registered collector. Names are constants and differ, so registration cannot fail.

@@ -44,7 +44,7 @@ struct Shard<H> {
 }
 
 /// The bounds of a [`Pool`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
     /// Connections at once over all workers.
     pub max_connections: u32,
@@ -149,25 +149,27 @@ impl<H: Send + 'static> Pool<H> {
         }
     }
 
-    /// Closes what has not been used for `idle_timeout`, again and again. One task for each worker.
-    pub async fn reap(self: Arc<Pool<H>>, shard: usize) {
-        let period =
-            (self.limits.idle_timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
-        loop {
-            tokio::time::sleep(period).await;
-            let now = Instant::now();
-            let limit = self.limits.idle_timeout;
-            let mut shard = self.shard(shard);
-            shard.idle.retain(|idle| {
-                let fresh = now.duration_since(idle.since) < limit;
-                fresh && !idle.sender.is_closed() && self.is_current(idle.address)
-            });
-            // One that is in use ends with its last stream.
-            shard.shared.retain(|shared| {
-                let over = shared.is_over() || !self.is_current(shared.address);
-                !over && !shared.is_idle_for(limit)
-            });
-        }
+    /// How often unused connections are to be looked at, see [`Pool::reap`].
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        (self.limits.idle_timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
+    /// Closes what a worker has not used for `idle_timeout`, and what leads where the application
+    /// is no more.
+    pub fn reap(&self, shard: usize) {
+        let now = Instant::now();
+        let limit = self.limits.idle_timeout;
+        let mut shard = self.shard(shard % self.shards.len());
+        shard.idle.retain(|idle| {
+            let fresh = now.duration_since(idle.since) < limit;
+            fresh && !idle.sender.is_closed() && self.is_current(idle.address)
+        });
+        // One that is in use ends with its last stream.
+        shard.shared.retain(|shared| {
+            let over = shared.is_over() || !self.is_current(shared.address);
+            !over && !shared.is_idle_for(limit)
+        });
     }
 
     /// Closes every unused connection.

@@ -7,6 +7,7 @@
 //! (HTTP/1.1 for an upgrade), which is a choice of the handshake; tokio-rustls, on which it is
 //! built, does the handshake.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -72,6 +73,8 @@ struct Loaded {
     offers: Arc<Offers>,
     fingerprint: Fingerprint,
     looked: Instant,
+    /// When the log was last told why no TLS could be agreed on.
+    told: Option<Instant>,
 }
 
 /// One configuration for each list of protocols that can be offered. They share their memory of
@@ -97,7 +100,7 @@ impl TlsConnector {
         // Before reading: what changes in between is seen the next time.
         let fingerprint = settings.fingerprint();
         let offers = Arc::new(Offers::new(&settings)?);
-        let loaded = Mutex::new(Loaded { offers, fingerprint, looked: Instant::now() });
+        let loaded = Mutex::new(Loaded { offers, fingerprint, looked: Instant::now(), told: None });
         Ok(TlsConnector { tcp, name, settings, loaded })
     }
 
@@ -111,7 +114,10 @@ impl TlsConnector {
         };
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         let stream = connector.connect(self.name.clone(), stream).await;
-        let stream = stream.map_err(|error| UpstreamError::handshaking(&error))?;
+        let stream = stream.map_err(|error| {
+            self.tell(&error);
+            UpstreamError::handshaking(&error)
+        })?;
         let protocol = match stream.get_ref().1.alpn_protocol() {
             Some(H2) => Protocol::Http2,
             // An application that knows no ALPN speaks HTTP/1.1.
@@ -121,6 +127,16 @@ impl TlsConnector {
             return Err(UpstreamError::TlsProtocolError);
         }
         Ok(Connected { stream: Box::new(stream), protocol, address: Some(address) })
+    }
+
+    /// Says in the log what the token of an error cannot: which name, which authority. Once in a
+    /// while, since each connection may fail.
+    fn tell(&self, error: &io::Error) {
+        let mut loaded = self.loaded.lock().expect("nothing panics while it holds the lock");
+        if loaded.told.is_none_or(|told| told.elapsed() >= LOOK) {
+            loaded.told = Some(Instant::now());
+            tracing::warn!(name = self.settings.server_name, %error, "no TLS with the upstream");
+        }
     }
 
     /// The present configurations; new ones if files have changed. Where the new ones are wrong,
@@ -143,7 +159,8 @@ impl TlsConnector {
                 }
                 Err(error) => {
                     let why = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(name, %error, why, "the old files of [upstream.tls] stay in use");
+                    let kept = "the old files of [upstream.tls] stay in use";
+                    tracing::error!(name, %error, why, "{kept}");
                 }
             }
         }
@@ -237,7 +254,7 @@ mod tests {
     use crate::certificate::testing::Certificates;
 
     type Spoken = Result<Protocol, UpstreamError>;
-    type Accepted = std::io::Result<TlsStream<tokio::net::TcpStream>>;
+    type Accepted = io::Result<TlsStream<tokio::net::TcpStream>>;
     /// What the application knows, what is asked for, whether HTTP/2 is offered, what comes of it.
     type Case<'a> = (&'a [&'a [u8]], Option<Protocol>, bool, Spoken);
 
@@ -350,6 +367,14 @@ mod tests {
             ..settings(&files)
         };
         assert_eq!(app.meet(&app.connector(trusting), None).await.0, Ok(Protocol::Http1));
+        // One that says of itself that it is an authority is not taken for an application's.
+        let app = App::with_pair(&others.self_signed_authority("both", "both.test")).await;
+        let trusting = TlsSettings {
+            ca: Some(others.path("both.pem")),
+            server_name: "both.test".to_owned(),
+            ..settings(&files)
+        };
+        assert_eq!(app.meet(&app.connector(trusting), None).await.0, refused);
     }
 
     impl App {
@@ -397,7 +422,7 @@ mod tests {
         let client = files.pair("client", &["me.test"], 2040);
         let connector =
             app.connector(TlsSettings { client: Some(client.clone()), ..settings(&files) });
-        let shown = |accepted: std::io::Result<TlsStream<_>>| {
+        let shown = |accepted: io::Result<TlsStream<_>>| {
             accepted.unwrap().get_ref().1.peer_certificates().unwrap()[0].clone()
         };
         let first = shown(app.meet(&connector, None).await.1);

@@ -426,7 +426,11 @@ fn survive(bytes: &[u8]) {
 fn every_truncation_is_survived() {
     let bytes = fs::read(root().join("config/tidegate.toml")).unwrap();
     for end in 0..bytes.len() {
-        survive(&bytes[..end]);
+        // More of a comment changes nothing, and most of the file is comments.
+        let line = bytes[..end].rsplit(|&byte| byte == b'\n').next().unwrap();
+        if line.iter().position(|&byte| byte == b'#').is_none_or(|at| at + 3 > line.len()) {
+            survive(&bytes[..end]);
+        }
     }
 }
 

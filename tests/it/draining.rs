@@ -224,11 +224,11 @@ async fn who_had_connected_before_the_signal_is_served() {
 }
 
 #[tokio::test]
-async fn a_hangup_ends_nothing() {
+async fn a_hangup_loads_the_configuration_again_and_ends_nothing() {
     let app = App::start().await;
     let process = Process::start(app.address, "[upstream]\nmax_in_flight = 4\n");
     process.signal(Signal::HUP);
-    process.line("SIGHUP");
+    process.line("the configuration was loaded again");
     let mut client = process.client().await;
     client.send(GET).await;
     app.serve("ok").await;

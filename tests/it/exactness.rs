@@ -196,7 +196,7 @@ fn play(run: &Run, seed: u64) -> (Arc<Counting>, Arc<Seen>, u64) {
         );
         let tide = Tide::before(address, &toml);
         let target = tide.address;
-        let proxy = Arc::clone(&tide.sidecar.state().proxy);
+        let proxy = tide.sidecar.state().proxy();
         let stop = Arc::new(AtomicBool::new(false));
         let (bound, over) = (run.queue as u64, Arc::clone(&stop));
         let sampler = std::thread::spawn(move || {

@@ -34,7 +34,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     // Status codes of our own responses are chosen in one place (and for the admin pages).
     ("status_mut()", &["proxy/respond.rs", "admin"]),
     ("clap::", &["commands", "main.rs"]),
-    ("rustix::", &["server", "sidecar.rs", "commands"]),
+    ("rustix::", &["server", "sidecar", "commands"]),
 ];
 
 /// What the decision core must not know.

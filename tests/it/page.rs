@@ -341,7 +341,7 @@ fn start(upstream: SocketAddr, admin: &str) -> Sidecar {
         ..Overrides::default()
     };
     let loaded = config::parse("test.toml", "", &[], &flags).expect("valid");
-    Sidecar::start(loaded.config, String::new()).expect("the port is free")
+    Sidecar::start(loaded.config, String::new(), None).expect("the port is free")
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ pub mod certificates;
 pub mod http2;
 mod metrics;
 mod process;
+mod programs;
 mod wire;
 
 use std::fmt::Debug;
@@ -25,6 +26,7 @@ use tidegate::upstream::Connect;
 pub use app::{App, Echo};
 pub use metrics::Metrics;
 pub use process::{Process, command, exit_of};
+pub use programs::{Running, free_port, listens, output, printed, scratch, start};
 pub use wire::{End, Message, Wire};
 
 /// How long anything may take that must happen.
@@ -50,8 +52,13 @@ pub struct Tide {
 impl Tide {
     /// In front of an application, configured by TOML that leaves out the addresses.
     pub fn before(upstream: SocketAddr, toml: &str) -> Tide {
-        Tide::connecting(upstream, toml, &|upstream: &Upstream| {
-            connector(upstream).expect("a plain upstream")
+        Tide::between("127.0.0.1:0", &format!("http://{upstream}"), toml)
+    }
+
+    /// The same, with an address to listen on and the URL of the application.
+    pub fn between(listen: &str, upstream: &str, toml: &str) -> Tide {
+        Tide::start(listen, upstream, toml, &|upstream: &Upstream| {
+            connector(upstream).expect("files that can be used")
         })
     }
 
@@ -61,9 +68,18 @@ impl Tide {
         toml: &str,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Tide {
+        Tide::start("127.0.0.1:0", &format!("http://{upstream}"), toml, connect)
+    }
+
+    fn start(
+        listen: &str,
+        upstream: &str,
+        toml: &str,
+        connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
+    ) -> Tide {
         let flags = Overrides {
-            upstream: Some(format!("http://{upstream}")),
-            listen: Some("127.0.0.1:0".to_owned()),
+            upstream: Some(upstream.to_owned()),
+            listen: Some(listen.to_owned()),
             admin_listen: Some("127.0.0.1:0".to_owned()),
             ..Overrides::default()
         };
@@ -71,9 +87,11 @@ impl Tide {
             Ok(loaded) => loaded,
             Err(report) => panic!("{}", report.render(config::Format::Human, false)),
         };
-        let sidecar = Sidecar::start_with(loaded.config, toml.to_owned(), connect);
+        let sidecar = Sidecar::start_with(loaded.config, toml.to_owned(), None, connect);
         let sidecar = sidecar.expect("port 0 is free");
-        let address = sidecar.addresses()[0];
+        // A Unix socket has none.
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = sidecar.addresses().first().copied().unwrap_or(nowhere);
         Tide { sidecar, address }
     }
 

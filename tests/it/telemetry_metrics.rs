@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate::config::*;
 use tidegate::telemetry::metrics::{
-    AbortStage, Labels, LimitReading, Metrics, Reading, RouteReading, UpstreamReading,
+    AbortStage, Labels, LimitReading, Metrics, Reading, RouteMetrics, RouteReading, UpstreamReading,
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
@@ -29,9 +29,10 @@ fn config() -> Config {
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::XForwarded,
             proxy_protocol: false,
+            watch_config: true,
             tls: None,
         },
-        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
+        admin: Admin { listen: ([127, 0, 0, 1], 0).into(), control: true },
         log: Log { level: LogLevel::Info, format: LogFormat::Auto, access: AccessLog::Errors },
         upstreams: vec![upstream("app"), upstream("search")],
         routes: vec![route("api", 0, 503), route("find", 1, 429), route("default", 0, 503)],
@@ -87,25 +88,38 @@ fn route(name: &str, upstream: usize, status: u16) -> Route {
 
 /// A reading of a process that has seen nothing.
 fn nothing(config: &Config) -> Reading {
-    let route = RouteReading {
+    let route = |route: &Route| RouteReading {
+        name: route.name.clone(),
         rejected: vec![0; REASONS.len()],
         shadow_rejected: vec![0; REASONS.len()],
         ..RouteReading::default()
     };
-    let upstream = UpstreamReading {
+    let upstream = |upstream: &Upstream| UpstreamReading {
+        name: upstream.name.clone(),
         rejected_class: vec![0; 8],
         limit: LimitReading { decisions: vec![0; 2], ..LimitReading::default() },
         ..UpstreamReading::default()
     };
     Reading {
-        routes: vec![route; config.routes.len()],
-        upstreams: vec![upstream; config.upstreams.len()],
+        routes: config.routes.iter().map(route).collect(),
+        upstreams: config.upstreams.iter().map(upstream).collect(),
+        certificates: vec![(
+            "/etc/tidegate/tls.crt".to_owned(),
+            Duration::from_secs(4_102_444_799),
+        )],
         ..Reading::default()
     }
 }
 
 fn page(metrics: &Metrics, reading: &Reading) -> String {
     String::from_utf8(metrics.encode(reading)).expect("the page is UTF-8")
+}
+
+/// The metrics, with the handles of every route.
+fn metrics_of(config: &Config, labels: Labels) -> (Metrics, Vec<RouteMetrics>) {
+    let metrics = Metrics::new(config, labels);
+    let routes = config.routes.iter().map(|route| metrics.route(route)).collect();
+    (metrics, routes)
 }
 
 /// The value of the series written exactly like this.
@@ -123,7 +137,8 @@ fn series(page: &str) -> BTreeSet<&str> {
 #[test]
 fn the_page_is_the_golden_one() {
     let config = config();
-    let page = page(&Metrics::new(&config, LABELS), &nothing(&config));
+    let (metrics, _routes) = metrics_of(&config, LABELS);
+    let page = page(&metrics, &nothing(&config));
     // What differs between runs and releases is masked.
     let masked: String = page
         .lines()
@@ -149,8 +164,8 @@ fn the_page_is_the_golden_one() {
 #[test]
 fn events_arrive_where_they_belong() {
     let config = config();
-    let metrics = Metrics::new(&config, LABELS);
-    let find = metrics.route(1);
+    let (metrics, routes) = metrics_of(&config, LABELS);
+    let find = &routes[1];
     for code in [200, 200, 204, 429, 599, 600, 999, 0] {
         find.request(code);
     }
@@ -195,9 +210,10 @@ fn events_arrive_where_they_belong() {
 #[test]
 fn a_reading_is_put_out_as_given() {
     let config = config();
-    let metrics = Metrics::new(&config, LABELS);
+    let (metrics, _routes) = metrics_of(&config, LABELS);
     let mut reading = nothing(&config);
     reading.routes[2] = RouteReading {
+        name: config.routes[2].name.clone(),
         arrivals: 106,
         admitted: 80,
         abandoned: 6,
@@ -205,6 +221,7 @@ fn a_reading_is_put_out_as_given() {
         shadow_rejected: vec![0, 9],
         queue_depth: 5,
         queue_capacity: 64,
+        queue_wait_limit: Duration::from_millis(750),
         in_flight: 3,
         in_flight_limit: 4,
         queue_depth_seconds: 1.25,
@@ -213,6 +230,7 @@ fn a_reading_is_put_out_as_given() {
     };
     reading.upstreams[0].rejected_class = vec![0, 0, 0, 4, 0, 0, 0, 1];
     reading.upstreams[1] = UpstreamReading {
+        name: config.upstreams[1].name.clone(),
         in_flight: 2,
         in_flight_limit: 8,
         up: true,
@@ -253,6 +271,7 @@ fn a_reading_is_put_out_as_given() {
         ("tidegate_upstream_limit_elasticity{upstream=\"app\"}", 0.0),
         ("tidegate_queue_depth{route=\"default\"}", 5.0),
         ("tidegate_queue_capacity{route=\"default\"}", 64.0),
+        ("tidegate_queue_wait_limit_seconds{route=\"default\"}", 0.75),
         ("tidegate_in_flight{route=\"default\"}", 3.0),
         ("tidegate_in_flight_limit{route=\"default\"}", 4.0),
         ("tidegate_queue_depth_seconds_total{route=\"default\"}", 1.25),
@@ -275,16 +294,16 @@ fn a_reading_is_put_out_as_given() {
 #[test]
 fn label_values_come_from_the_configuration_alone() {
     let config = config();
-    let metrics = Metrics::new(&config, LABELS);
+    let (metrics, routes) = metrics_of(&config, LABELS);
     let before = page(&metrics, &nothing(&config));
-    for route in 0..config.routes.len() {
+    for route in &routes {
         for code in 0..=1000 {
-            metrics.route(route).request(code);
+            route.request(code);
         }
-        (0..ERRORS.len()).for_each(|error| metrics.route(route).upstream_error(error));
-        AbortStage::ALL.iter().for_each(|stage| metrics.route(route).client_abort(*stage));
-        metrics.route(route).queue_wait(Duration::MAX);
-        metrics.route(route).upstream_duration(Duration::MAX);
+        (0..ERRORS.len()).for_each(|error| route.upstream_error(error));
+        AbortStage::ALL.iter().for_each(|stage| route.client_abort(*stage));
+        route.queue_wait(Duration::MAX);
+        route.upstream_duration(Duration::MAX);
     }
     let after = page(&metrics, &nothing(&config));
     let (before, after) = (series(&before), series(&after));
@@ -306,8 +325,8 @@ fn label_values_come_from_the_configuration_alone() {
 fn a_page_with_odd_names_is_still_lines_of_samples() {
     let mut config = config();
     config.routes[0].name = "a\"b\\c\nd".to_owned();
-    let metrics = Metrics::new(&config, LABELS);
-    metrics.route(0).request(418);
+    let (metrics, routes) = metrics_of(&config, LABELS);
+    routes[0].request(418);
     let page = page(&metrics, &nothing(&config));
     assert_eq!(
         value(&page, "tidegate_requests_total{code=\"418\",route=\"a\\\"b\\\\c\\nd\"}"),
@@ -321,7 +340,7 @@ fn a_page_with_odd_names_is_still_lines_of_samples() {
 fn families_without_series_are_left_out() {
     let mut config = config();
     config.server.workers = 0;
-    let metrics = Metrics::new(&config, Labels::default());
+    let (metrics, _) = metrics_of(&config, Labels::default());
     let mut reading = nothing(&config);
     for route in &mut reading.routes {
         route.rejected.clear();

@@ -284,16 +284,18 @@ function app() {
 
 function setup() {
   const reload = facts.last_reload;
-  const loaded = reload
-    ? `${reload.ok ? 'reloaded' : 'reload failed'} at ${clock(reload.at)}${reload.why ? `: ${reload.why}` : ''}`
-    : `of ${clock(facts.started)}, the start`;
+  const loaded = reload && reload.ok ? `reloaded ${clock(reload.at)}` : `loaded ${clock(facts.started)}`;
+  // The old one stays in force; the diagnostics begin with what is wrong.
+  const failed = reload && !reload.ok
+    ? [make('p.bad', { title: reload.why }, `A change at ${clock(reload.at)} was not taken: ${reload.why.trim().split('\n')[0]}`)]
+    : [];
   list($('setup'), 'tidegate', pairs([
     ['Running for', span(Date.now() / 1000 - facts.started)],
     ['Configuration', loaded],
     ['Listens on', facts.listen.join(', ')],
     ['Connections', `${round(newest().connections, 0)} of ${round(facts.max_connections, 0)}`],
     ['Workers', round(facts.workers, 0)],
-  ]), make('p', {}, make('a', { href: 'config' }, 'configuration'), ' · ', make('a', { href: 'status.json' }, 'status.json'), ' · ', make('a', { href: 'metrics' }, 'metrics')));
+  ]), ...failed, make('p', {}, make('a', { href: 'config' }, 'configuration'), ' · ', make('a', { href: 'status.json' }, 'status.json'), ' · ', make('a', { href: 'metrics' }, 'metrics')));
 }
 
 const MOST_REJECTIONS = 10;

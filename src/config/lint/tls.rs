@@ -77,7 +77,10 @@ fn pair(cert: &Field<FilePath>, key: &Field<FilePath>, cx: &mut Context<'_>) {
     if certificate::is_open_to_all(key_file) {
         let message = format!("everybody on the machine can read the key {}", key_file.display());
         cx.report(Code::OpenKey, key.place(), message, "")
-            .help(format!("take that away: chmod o-rwx {}", key_file.display()));
+            .help(format!("take that away: chmod o-rwx {}", key_file.display()))
+            .help(
+                "in Kubernetes a secret's volume has `defaultMode: 0440`, and the pod an `fsGroup`",
+            );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::lanes::CROWDED;
 use super::window::{Measured, Window};
 use super::{Arm, Auto, DRIFT, SATURATED, Search};
 
@@ -16,10 +17,10 @@ const HALVES: u32 = 30;
 /// With less than this part of the throughput, half of the level was not enough after all.
 const REGRET: f64 = 0.88;
 /// A ceiling holds for so many probes.
-const CEILING: u32 = 40;
+pub(super) const CEILING: u32 = 40;
 /// The level goes down only after so many completions without a pause in saturation: a gate that is
 /// full now and then is not overloaded, and is full just when the application happens to be slow.
-const PERSISTENT: u32 = 250;
+pub(super) const PERSISTENT: u32 = 250;
 
 /// The level for an application that can work on so many at once. The part of a place more keeps
 /// the probe of a small level from being rounded to far below.
@@ -31,17 +32,18 @@ impl Auto {
     /// Compares the level with what was measured below it just before, and chooses the next probe.
     pub(super) fn judge_level(&mut self, window: Window) -> Arm {
         self.seen.throughput = window.rate();
-        self.seen.latency = Duration::from_secs_f64(self.service);
+        self.seen.latency = Duration::from_secs_f64(self.times.mean);
         let level = window.close();
+        self.measured = self.level;
         if let Some(below) = self.below.take()
-            && let Some(elasticity) = below.elasticity(&level, &self.lanes)
+            && let Some(elasticity) = below.elasticity(&level, &self.times.lanes)
         {
             self.report(elasticity, &below);
             self.correct(&below, &level, elasticity);
             self.make_room(&below, &level);
         }
         if let Some((before, measured)) = self.before.take()
-            && level.throughput(&self.lanes) < REGRET * measured.throughput(&self.lanes)
+            && level.throughput(&self.times.lanes) < REGRET * measured.throughput(&self.times.lanes)
         {
             self.jump_to(before);
             return Arm::Level;
@@ -55,11 +57,14 @@ impl Auto {
     fn correct(&mut self, below: &Measured, level: &Measured, elasticity: f64) {
         // What requests wait inside the application makes their times alike, and not throughput.
         let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
-        let variation = (self.variation * stretch.powi(2)).clamp(0.15, 4.0);
-        let evidence = |window: &Measured| 1.0 / window.effective(&self.lanes).max(1.0);
+        let variation = (self.times.variation * stretch.powi(2)).clamp(0.15, 4.0);
+        let evidence = |window: &Measured| 1.0 / window.effective(&self.times.lanes).max(1.0);
         let noise = variation * (evidence(below) + evidence(level));
         self.doubt += DRIFT.powi(2);
-        let off = with_headroom(below.useful(level, &self.lanes)) / self.level - 1.0;
+        // Slots that are kept for a lane that does not use them do not count.
+        let idle = (f64::from(self.limit) - level.in_flight).max(0.0);
+        let useful = below.useful(level, &self.times.lanes);
+        let off = (with_headroom(useful) + idle) / self.level - 1.0;
         let surprise = off / (self.doubt + noise).sqrt();
         self.rising = (self.rising + surprise - 0.5).max(0.0);
         self.falling = (self.falling - surprise - 0.5).max(0.0);
@@ -68,7 +73,7 @@ impl Auto {
         if off > 0.0 || self.overloaded {
             self.move_to(self.level * (1.0 + gain * off));
         }
-        let scales = elasticity > 0.8 && off > 1.3 * noise.sqrt();
+        let scales = elasticity > 0.8 && off > 1.8 * noise.sqrt();
         if (self.rising > SURPRISE || scales) && self.ceiling_for == 0 {
             (self.rising, self.search) = (0.0, Some(Search::Up));
         } else if self.falling > SURPRISE {
@@ -81,13 +86,18 @@ impl Auto {
     fn make_room(&mut self, below: &Measured, level: &Measured) {
         self.ceiling_for = self.ceiling_for.saturating_sub(1);
         if below.crowds_out(level) {
-            self.ceiling = (level.in_flight - 1.0).max(below.in_flight);
-            self.ceiling_for = CEILING;
-            self.jump_to(below.in_flight);
+            self.stay_near(f64::from(self.probe_below()));
         }
         if self.ceiling_for > 0 && self.level > self.ceiling {
             self.move_to(self.ceiling);
         }
+    }
+
+    /// A little above what did no harm.
+    fn stay_near(&mut self, calm: f64) {
+        self.ceiling = calm + (self.level - calm).max(0.0) / 3.0;
+        self.ceiling_for = CEILING;
+        self.move_to(self.ceiling);
     }
 
     /// Three quarters, most of the time; in between twice as much, and half.
@@ -97,7 +107,7 @@ impl Auto {
         }
         if self.search.is_none() {
             self.probes += 1;
-            if self.probes.is_multiple_of(UPWARDS) {
+            if self.probes.is_multiple_of(UPWARDS << self.futile.min(2)) {
                 return Arm::Up;
             }
             let halve = self.suspect || self.probes % HALVES == HALVES / 2;
@@ -120,15 +130,20 @@ impl Auto {
 
     /// With fewer in flight: did throughput fall with them?
     pub(super) fn judge_down(&mut self, below: Measured, level: Measured) -> Arm {
+        let crowded = self.crowded.take();
+        if crowded.is_some_and(|lanes| below.is_crowded(&lanes, CROWDED)) {
+            self.stay_near(f64::from(self.limit));
+            return Arm::Level;
+        }
         if self.search.is_none() {
             // Judged beside the level that comes next: one that was full before the probe was
             // perhaps full because the application happened to be slow.
             self.below = Some(below);
             return Arm::Level;
         }
-        let elasticity = below.elasticity(&level, &self.lanes).unwrap_or(1.0);
+        let elasticity = below.elasticity(&level, &self.times.lanes).unwrap_or(1.0);
         self.report(elasticity, &below);
-        let low = elasticity < 0.3;
+        let low = elasticity < if self.is_unsure() { 0.3 } else { 0.15 };
         // A level that had proven itself is given up on a second look only.
         let doubted = low && !self.suspect && self.probes > 0;
         self.suspect = doubted;
@@ -143,7 +158,11 @@ impl Auto {
                 return Arm::Down;
             }
         } else if elasticity < 0.7 && self.probes == 0 {
-            self.jump_to(with_headroom(below.useful(&level, &self.lanes)));
+            self.jump_to(with_headroom(below.useful(&level, &self.times.lanes)));
+        } else if elasticity > 0.8 && self.probes > 0 && self.ceiling_for == 0 {
+            // Half brought half: the knee lies above.
+            (self.at_level, self.search) = (Some(level), Some(Search::Up));
+            return Arm::Up;
         }
         self.search = None;
         Arm::Level
@@ -152,27 +171,36 @@ impl Auto {
     /// With twice as many in flight: did throughput rise with them?
     pub(super) fn judge_up(&mut self, above: Measured, level: Measured) -> Arm {
         let filled = above.in_flight >= SATURATED * f64::from(self.limit);
-        let elasticity = level.elasticity(&above, &self.lanes);
+        // Where few are most of the work throughput is a matter of luck; that all found a place who
+        // did not before is not.
+        let fits = self.times.is_mixed() && self.overloaded && above.saturation < 0.5;
+        let enough = if fits { f64::NEG_INFINITY } else { 0.3 };
+        let elasticity = level.elasticity(&above, &self.times.lanes);
         let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
         let search = self.search.take();
+        self.looked_twice &= search.is_some();
         self.futile = self.futile.saturating_add(1);
         let crowds_out = level.crowds_out(&above);
         if let Some(elasticity) = elasticity.filter(|part| *part > 0.45 && !crowds_out) {
             self.report(elasticity, &level);
-            self.futile = 0;
+            (self.futile, self.ceiling_for) = (0, 0);
             if elasticity < 0.8 {
-                self.jump_to(with_headroom(level.useful(&above, &self.lanes)));
+                self.jump_to(with_headroom(level.useful(&above, &self.times.lanes)));
             } else {
                 self.jump_to(above.in_flight);
+                self.measured = self.level;
                 if filled && self.limit_of(self.level) < self.limits.max {
                     (self.at_level, self.search) = (Some(above), Some(Search::Up));
                     return Arm::Up;
                 }
             }
-        } else if !filled && elasticity.is_none_or(|part| part > 0.3) && !crowds_out {
+        } else if !filled && elasticity.is_none_or(|part| part > enough) && !crowds_out {
             // All who came found a place.
             self.futile = 0;
             self.move_to(with_headroom(above.in_flight).max(self.level));
+        } else if search.is_some() && self.times.is_mixed() && !crowds_out && !self.looked_twice {
+            (self.looked_twice, self.search) = (true, search);
+            return Arm::Level;
         } else if search == Some(Search::Any) && overloaded {
             if !self.overloaded {
                 self.search = search;

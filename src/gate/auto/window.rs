@@ -7,7 +7,7 @@ use crate::gate::types::Outcome;
 /// Two windows whose requests in flight differ by less say nothing.
 const APART: f64 = 0.1;
 /// Answers of a lane that make its mean count.
-const CROWD: u32 = 20;
+const CROWD: u32 = 50;
 
 /// A window that is open.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub(super) struct Measured {
     /// Mean in flight.
     pub(super) in_flight: f64,
     pub(super) ended: f64,
+    /// What ended where no lane could have had one more, as a part.
+    pub(super) saturation: f64,
     seconds: f64,
     answered: Vec<Answers>,
 }
@@ -45,7 +47,7 @@ struct Answers {
 // === impl Window ===
 
 impl Window {
-    pub(super) fn add(&mut self, sample: &Sample, limit: u32) {
+    pub(super) fn add(&mut self, sample: &Sample) {
         if self.began.is_none() {
             // The time runs from a completion to a completion.
             (self.began, self.latest) = (Some(sample.now), sample.now);
@@ -66,7 +68,7 @@ impl Window {
             Outcome::Overloaded | Outcome::TimedOut => self.failed += 1,
             Outcome::Unknown => self.lost += 1,
         }
-        self.at_limit += u32::from(sample.in_flight >= limit);
+        self.at_limit += u32::from(sample.full);
     }
 
     pub(super) fn ended(&self) -> u32 {
@@ -76,6 +78,12 @@ impl Window {
     /// A part of what ended.
     pub(super) fn part(&self, count: u32) -> f64 {
         f64::from(count) / f64::from(self.ended().max(1))
+    }
+
+    /// How much of the time of slots was spent on those that have ended, as a part.
+    pub(super) fn accounted(&self) -> f64 {
+        let ended: f64 = self.answered.iter().map(|lane| lane.seconds).sum();
+        ended / self.in_flight.max(1e-9)
     }
 
     /// What ended at the limit, as a part.
@@ -105,7 +113,8 @@ impl Window {
     pub(super) fn close(self) -> Measured {
         let seconds = self.seconds().max(1e-9);
         let (in_flight, ended) = (self.in_flight / seconds, f64::from(self.ended()));
-        Measured { in_flight, ended, seconds, answered: self.answered }
+        let saturation = self.saturation();
+        Measured { in_flight, ended, saturation, seconds, answered: self.answered }
     }
 }
 
@@ -144,6 +153,18 @@ impl Measured {
         let more = above.throughput(weights) / self.throughput(weights);
         let useful = self.in_flight * more;
         useful.clamp(0.6 * above.in_flight, 1.1 * above.in_flight)
+    }
+
+    /// Whether one of several lanes takes so many times as long as here, with these mean times.
+    pub(super) fn is_crowded(&self, lanes: &[f64], times: f64) -> bool {
+        let mut lanes = lanes.iter().enumerate();
+        lanes.any(|(lane, mean)| self.is_lane_crowded(lane, *mean, times))
+    }
+
+    /// The same of one lane.
+    pub(super) fn is_lane_crowded(&self, lane: usize, mean: f64, times: f64) -> bool {
+        let here = self.answered.get(lane).filter(|here| here.count >= CROWD);
+        here.is_some_and(|here| mean > times * here.mean())
     }
 
     /// Whether one of several lanes takes far longer `above` than here, because its short requests

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use prometheus::proto::MetricFamily;
 
-use super::{Family, Names};
+use super::{Family, Labels};
 use crate::telemetry::logging;
 
 /// One consistent look at the state behind the page.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reading {
-    /// Parallel to [`Config::routes`](crate::config::Config::routes).
+    /// The routes of the configuration in its order, then those of earlier ones: what was counted
+    /// stays on the page.
     pub routes: Vec<RouteReading>,
-    /// Parallel to [`Config::upstreams`](crate::config::Config::upstreams).
+    /// The upstreams of the configuration in its order, then those of earlier ones.
     pub upstreams: Vec<UpstreamReading>,
     /// Client connections open now.
     pub connections: u64,
@@ -24,11 +25,16 @@ pub struct Reading {
     pub ready: bool,
     /// A shutdown or drain is under way.
     pub draining: bool,
+    /// The certificates that clients are shown: the file of each, and when it ends, since
+    /// 1970-01-01 UTC. Empty without TLS.
+    pub certificates: Vec<(String, Duration)>,
 }
 
 /// The gate's view of one route.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RouteReading {
+    /// Its name, the label `route`.
+    pub name: String,
     /// Requests that asked for a slot.
     pub arrivals: u64,
     /// Requests that got one.
@@ -43,6 +49,8 @@ pub struct RouteReading {
     pub queue_depth: u64,
     /// Places in the queue (`max_queue`).
     pub queue_capacity: u64,
+    /// The longest wait for a slot (`max_wait`).
+    pub queue_wait_limit: Duration,
     /// Requests admitted whose body has not ended.
     pub in_flight: u64,
     /// The most that `in_flight` may reach now.
@@ -60,6 +68,8 @@ pub struct RouteReading {
 /// The state of one upstream.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UpstreamReading {
+    /// Its name, the label `upstream`.
+    pub name: String,
     /// Requests in flight over all routes of the budget.
     pub in_flight: u64,
     /// The budget's limit now.
@@ -101,26 +111,25 @@ type RouteFamily = (Family, fn(&RouteReading) -> f64);
 type UpstreamFamily = (Family, fn(&UpstreamReading) -> f64);
 
 /// Appends every family that is filled from `reading`.
-pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, names: &Names) {
-    debug_assert_eq!(reading.routes.len(), names.routes.len(), "one reading a route");
-    debug_assert_eq!(reading.upstreams.len(), names.upstreams.len(), "one reading an upstream");
+pub(super) fn append(families: &mut Vec<MetricFamily>, reading: &Reading, labels: &Labels) {
     for (mut family, value) in route_counters().into_iter().chain(route_gauges()) {
-        for (name, route) in names.routes.iter().zip(&reading.routes) {
-            family.push(&[("route", name)], value(route));
+        for route in &reading.routes {
+            family.push(&[("route", &route.name)], value(route));
         }
         families.push(family.build());
     }
     for (mut family, value) in upstream_gauges().into_iter().chain(limit_gauges()) {
-        for (name, upstream) in names.upstreams.iter().zip(&reading.upstreams) {
-            family.push(&[("upstream", name)], value(upstream));
+        for upstream in &reading.upstreams {
+            family.push(&[("upstream", &upstream.name)], value(upstream));
         }
         families.push(family.build());
     }
-    families.push(rejected(reading, names));
-    families.push(shadow_rejected(reading, names));
+    families.push(rejected(reading, labels));
+    families.push(shadow_rejected(reading, labels));
     families.push(rejected_class(reading));
-    families.push(limit_decisions(reading, names));
+    families.push(limit_decisions(reading, labels));
     families.extend(process_wide(reading));
+    families.push(certificates(reading));
 }
 
 fn route_counters() -> [RouteFamily; 5] {
@@ -162,7 +171,7 @@ fn route_counters() -> [RouteFamily; 5] {
     ]
 }
 
-fn route_gauges() -> [RouteFamily; 4] {
+fn route_gauges() -> [RouteFamily; 5] {
     [
         (
             Family::gauge(
@@ -174,6 +183,13 @@ fn route_gauges() -> [RouteFamily; 4] {
         (Family::gauge("tidegate_queue_capacity", "Places in the queue (max_queue)."), |route| {
             route.queue_capacity as f64
         }),
+        (
+            Family::gauge(
+                "tidegate_queue_wait_limit_seconds",
+                "The longest that a request may wait for a slot (max_wait), in seconds.",
+            ),
+            |route| route.queue_wait_limit.as_secs_f64(),
+        ),
         (
             Family::gauge(
                 "tidegate_in_flight",
@@ -262,34 +278,34 @@ fn limit_gauges() -> [UpstreamFamily; 4] {
     ]
 }
 
-fn rejected(reading: &Reading, names: &Names) -> MetricFamily {
+fn rejected(reading: &Reading, labels: &Labels) -> MetricFamily {
     let family = Family::counter(
         "tidegate_rejected_total",
         "Requests that tidegate turned away without troubling the application, by reason.",
     );
-    by_reason(family, reading, names, |route| &route.rejected)
+    by_reason(family, reading, labels, |route| &route.rejected)
 }
 
-fn shadow_rejected(reading: &Reading, names: &Names) -> MetricFamily {
+fn shadow_rejected(reading: &Reading, labels: &Labels) -> MetricFamily {
     let family = Family::counter(
         "tidegate_shadow_rejected_total",
         "Requests let through that would have been turned away, were it not for enforce = false, by \
          reason.",
     );
-    by_reason(family, reading, names, |route| &route.shadow_rejected)
+    by_reason(family, reading, labels, |route| &route.shadow_rejected)
 }
 
 fn by_reason(
     mut family: Family,
     reading: &Reading,
-    names: &Names,
+    labels: &Labels,
     counts: fn(&RouteReading) -> &Vec<u64>,
 ) -> MetricFamily {
-    for (name, route) in names.routes.iter().zip(&reading.routes) {
+    for route in &reading.routes {
         let counts = counts(route);
-        debug_assert_eq!(counts.len(), names.labels.reasons.len(), "one count a reason");
-        for (reason, count) in names.labels.reasons.iter().zip(counts) {
-            family.push(&[("reason", reason), ("route", name)], *count as f64);
+        debug_assert_eq!(counts.len(), labels.reasons.len(), "one count a reason");
+        for (reason, count) in labels.reasons.iter().zip(counts) {
+            family.push(&[("reason", reason), ("route", &route.name)], *count as f64);
         }
     }
     family.build()
@@ -309,15 +325,15 @@ fn rejected_class(reading: &Reading) -> MetricFamily {
     family.build()
 }
 
-fn limit_decisions(reading: &Reading, names: &Names) -> MetricFamily {
+fn limit_decisions(reading: &Reading, labels: &Labels) -> MetricFamily {
     let mut family = Family::counter(
         "tidegate_upstream_limit_decisions_total",
         "Steps that \"auto\" took: hold, grow (more in flight brought more throughput), shrink (fewer \
          bring the same), back_off (the application failed or was too slow).",
     );
-    for (name, upstream) in names.upstreams.iter().zip(&reading.upstreams) {
-        for (decision, count) in names.labels.decisions.iter().zip(&upstream.limit.decisions) {
-            family.push(&[("decision", decision), ("upstream", name)], *count as f64);
+    for upstream in &reading.upstreams {
+        for (decision, count) in labels.decisions.iter().zip(&upstream.limit.decisions) {
+            family.push(&[("decision", decision), ("upstream", &upstream.name)], *count as f64);
         }
     }
     family.build()
@@ -350,6 +366,19 @@ fn process_wide(reading: &Reading) -> [MetricFamily; 4] {
             logging::lost_lines() as f64,
         ),
     ]
+}
+
+/// Without TLS there is no sample, and no family on the page.
+fn certificates(reading: &Reading) -> MetricFamily {
+    let mut family = Family::gauge(
+        "tidegate_certificate_expiry_timestamp_seconds",
+        "When a certificate that clients are shown ends, in seconds since 1970-01-01 UTC. The \
+         label is its file.",
+    );
+    for (path, end) in &reading.certificates {
+        family.push(&[("certificate", path)], end.as_secs_f64());
+    }
+    family.build()
 }
 
 fn flag(value: bool) -> f64 {

@@ -1,6 +1,6 @@
 //! The metrics, as a scraper sees them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -30,6 +30,13 @@ impl Metrics {
         Metrics(series.collect())
     }
 
+    /// The page itself, with what it says about each family.
+    pub async fn help(admin: SocketAddr) -> String {
+        let mut wire = Wire::connect(admin).await;
+        let request = "GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
+        wire.exchange(request).await.text().to_owned()
+    }
+
     /// Scrapes until it holds.
     pub async fn until(admin: SocketAddr, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
         let deadline = Instant::now() + PATIENCE;
@@ -43,6 +50,12 @@ impl Metrics {
             sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+
+    /// The names of all series, without their labels.
+    pub fn names(&self) -> BTreeSet<String> {
+        let name = |series: &String| series.split('{').next().unwrap_or_default().to_owned();
+        self.0.keys().map(name).collect()
     }
 
     /// The sum of all series of a family that carry these labels.

@@ -1,0 +1,326 @@
+//! A configuration that changes while requests come.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidegate::config::{self, Format, Loaded, Overrides};
+use tidegate::sidecar::{Sidecar, Source};
+
+use crate::support::{App, Echo, Metrics, Tide, Wire, soon};
+
+/// A file that is written in the test.
+#[derive(Clone)]
+struct File(Arc<Mutex<String>>);
+
+impl File {
+    fn new(text: &str) -> File {
+        File(Arc::new(Mutex::new(text.to_owned())))
+    }
+
+    fn write(&self, text: &str) {
+        text.clone_into(&mut self.0.lock().unwrap());
+    }
+}
+
+impl Source for File {
+    fn load(&self) -> Result<Loaded, String> {
+        let flags = Overrides {
+            listen: Some("127.0.0.1:0".to_owned()),
+            admin_listen: Some("127.0.0.1:0".to_owned()),
+            ..Overrides::default()
+        };
+        let text = self.0.lock().unwrap().clone();
+        let loaded = config::parse("tidegate.toml", &text, &[], &flags);
+        loaded.map_err(|report| report.render(Format::Human, false))
+    }
+
+    fn fingerprint(&self) -> Option<u64> {
+        None
+    }
+}
+
+fn start(file: &File) -> Tide {
+    let loaded = file.load().unwrap();
+    let effective = loaded.effective_toml();
+    let source = Arc::new(file.clone());
+    let sidecar = Sidecar::start(loaded.config, effective, Some(source)).unwrap();
+    let address = sidecar.addresses()[0];
+    Tide { sidecar, address }
+}
+
+fn before(app: &App, more: &str) -> String {
+    format!("[server]\nworkers = 1\n[upstream]\nurl = \"http://{}\"\n{more}", app.address)
+}
+
+async fn ask(tide: &Tide, path: &str) -> Wire {
+    let mut client = tide.client().await;
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    client
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn what_waits_keeps_its_place_under_the_new_limits() {
+    let app = App::start().await;
+    let file = File::new(&before(&app, "max_in_flight = 1\n[defaults]\nmax_wait = \"60s\"\n"));
+    let tide = start(&file);
+    let mut first = ask(&tide, "/1").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    let mut third = ask(&tide, "/3").await;
+    tide.until_queued(2).await;
+
+    file.write(&before(&app, "max_in_flight = 2\n[defaults]\nmax_wait = \"60s\"\nmax_queue = 1\n"));
+    let changes = tide.sidecar.reload().await.unwrap();
+    assert!(changes.iter().any(|line| line == "upstream.max_in_flight: 1 -> 2"), "{changes:?}");
+    // The second is let in at once, and the third still waits, beyond the new bound or not.
+    let mut other = app.accept().await;
+    assert_eq!(other.request().await.head.line, "GET /2 HTTP/1.1");
+    tide.until_queued(1).await;
+    let refused = ask(&tide, "/4").await.response().await;
+    assert_eq!(refused.status(), 503);
+    conn.send(OK).await;
+    assert_eq!(first.response().await.status(), 200);
+    assert_eq!(conn.request().await.head.line, "GET /3 HTTP/1.1");
+    conn.send(OK).await;
+    other.send(OK).await;
+    assert_eq!(second.response().await.status(), 200);
+    assert_eq!(third.response().await.status(), 200);
+    drop(other);
+    // A connection goes by the new configuration from its next request on.
+    first.send("GET /5 HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let served = async {
+        conn.request().await;
+        conn.send(OK).await;
+    };
+    tokio::join!(served, async { assert_eq!(first.response().await.status(), 200) });
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_config_reloads_total", &[("result", "success")]), 1.0);
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_and_says_why() {
+    let app = App::start().await;
+    let good = before(&app, "max_in_flight = 1\n");
+    let file = File::new(&good);
+    let tide = start(&file);
+    for bad in
+        ["max_in_flight = 0\n", "max_in_flight = 1\nsurprise = 1\n", "[[[", "max_queue = 1\n"]
+    {
+        file.write(&before(&app, bad));
+        let why = tide.sidecar.reload().await.unwrap_err();
+        assert!(why.contains("tidegate.toml") || why.contains("error"), "{why}");
+        let status = tide.status().await;
+        assert_eq!(status["reload"]["succeeded"], false, "{status}");
+        assert_eq!(status["reload"]["error"].as_str().unwrap(), why);
+        let mut client = ask(&tide, "/").await;
+        app.serve("").await;
+        assert_eq!(client.response().await.status(), 200);
+    }
+    let metrics = tide.metrics().await;
+    assert_eq!(metrics.sum("tidegate_config_last_reload_successful", &[]), 0.0);
+    file.write(&good);
+    assert!(tide.sidecar.reload().await.unwrap().is_empty());
+    let metrics = tide.metrics().await;
+    assert_eq!(metrics.sum("tidegate_config_last_reload_successful", &[]), 1.0);
+    assert_eq!(metrics.sum("tidegate_config_reloads_total", &[("result", "failure")]), 4.0);
+}
+
+fn route(name: &str, more: &str) -> String {
+    format!("[[route]]\nname = \"{name}\"\nmatch = {{ path = \"/{name}\" }}\n{more}")
+}
+
+#[tokio::test]
+async fn routes_come_and_go_and_their_counters_never_fall() {
+    let app = App::start().await;
+    let slow = "max_in_flight = 4\n[defaults]\nmax_wait = \"60s\"\n";
+    let with = |routes: &str| before(&app, &format!("{slow}{routes}"));
+    let file = File::new(&with(&route("a", "max_in_flight = 1\nreserved = 1\n")));
+    let tide = start(&file);
+    let mut held = ask(&tide, "/a").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    let mut waiting = ask(&tide, "/a").await;
+    tide.until_queued(1).await;
+
+    // The route goes while one of its requests is in flight and another waits.
+    file.write(&with(&route("b", "")));
+    tide.sidecar.reload().await.unwrap();
+    let metrics = tide.metrics().await;
+    assert_eq!(metrics.sum("tidegate_queue_depth", &[("route", "a")]), 1.0, "{metrics}");
+    let mut other = ask(&tide, "/a").await;
+    app.serve("").await;
+    assert_eq!(other.response().await.status(), 200, "by the default route");
+    conn.send(OK).await;
+    assert_eq!(held.response().await.status(), 200);
+    conn.request().await;
+    conn.send(OK).await;
+    assert_eq!(waiting.response().await.status(), 200);
+    let arrivals = |metrics: &Metrics| metrics.sum("tidegate_arrivals_total", &[("route", "a")]);
+    assert_eq!(arrivals(&tide.at_rest().await), 2.0);
+    drop(conn);
+
+    // It comes again, as a stream beside the budget, and then as it was.
+    for (times, more) in [(1.0, "kind = \"stream\"\nmax_in_flight = 3\n"), (2.0, "")] {
+        file.write(&with(&route("a", more)));
+        tide.sidecar.reload().await.unwrap();
+        let mut client = ask(&tide, "/a").await;
+        app.serve("").await;
+        assert_eq!(client.response().await.status(), 200);
+        assert_eq!(arrivals(&tide.at_rest().await), 2.0 + times);
+    }
+}
+
+#[tokio::test]
+async fn an_upstream_may_move() {
+    let (old, new) = (App::start().await, App::start().await);
+    let file = File::new(&before(&old, ""));
+    let tide = start(&file);
+    let mut held = ask(&tide, "/held").await;
+    let mut conn = old.accept().await;
+    conn.request().await;
+    file.write(&before(&new, ""));
+    tide.sidecar.reload().await.unwrap();
+    let mut client = ask(&tide, "/next").await;
+    new.serve("new").await;
+    assert_eq!(client.response().await.text(), "new");
+    conn.send(OK).await;
+    assert_eq!(held.response().await.status(), 200);
+    // The connection of the old way is not kept.
+    conn.end().await;
+    tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn listeners_open_and_close() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reloading");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).unwrap();
+    let app = Echo::start(Duration::ZERO).await;
+    let path = |name: &str| directory.join(name);
+    let text = |listen: &[PathBuf]| {
+        let listen: Vec<_> = listen.iter().map(|l| format!("unix:{}", l.display())).collect();
+        format!("[server]\nlisten = {listen:?}\n[upstream]\nurl = \"http://{}\"\n", app.address)
+    };
+    struct Sockets(File);
+    impl Source for Sockets {
+        fn load(&self) -> Result<Loaded, String> {
+            let flags =
+                Overrides { admin_listen: Some("127.0.0.1:0".into()), ..Default::default() };
+            let text = self.0.0.lock().unwrap().clone();
+            let loaded = config::parse("t", &text, &[], &flags);
+            loaded.map_err(|report| report.render(Format::Human, false))
+        }
+        fn fingerprint(&self) -> Option<u64> {
+            None
+        }
+    }
+    let file = File::new(&text(&[path("a"), path("b")]));
+    let source = Arc::new(Sockets(file.clone()));
+    let loaded = source.load().unwrap();
+    let effective = loaded.effective_toml();
+    let sidecar = Sidecar::start(loaded.config, effective, Some(source)).unwrap();
+    file.write(&text(&[path("b"), path("c")]));
+    sidecar.reload().await.unwrap();
+    let closed = async {
+        while path("a").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the old socket to go", closed).await;
+    for name in ["b", "c"] {
+        tokio::net::UnixStream::connect(path(name)).await.unwrap();
+    }
+    // One that cannot be opened: nothing changes.
+    fs::write(path("d"), "no socket").unwrap();
+    file.write(&text(&[path("d")]));
+    let why = sidecar.reload().await.unwrap_err();
+    assert!(why.contains("cannot listen"), "{why}");
+    tokio::net::UnixStream::connect(path("b")).await.unwrap();
+}
+
+#[tokio::test]
+async fn no_request_fails_for_a_reload() {
+    let app = Echo::start(Duration::from_millis(2)).await;
+    let text = |limit: u32| {
+        format!(
+            "[upstream]\nurl = \"http://{}\"\nmax_in_flight = {limit}\n{}",
+            app.address,
+            if limit.is_multiple_of(2) {
+                route("even", "")
+            } else {
+                route("odd", "reserved = 1\n")
+            }
+        )
+    };
+    let file = File::new(&text(4));
+    let tide = start(&file);
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        let (address, done) = (tide.address, Arc::clone(&done));
+        clients.push(tokio::spawn(async move {
+            let mut client = Wire::connect(address).await;
+            let mut served = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let path = ["/even", "/odd", "/"][(number + served) % 3];
+                assert_eq!(client.get(path).await.status(), 200);
+                served += 1;
+            }
+            served
+        }));
+    }
+    let mut seen = 0.0;
+    for round in 0..40 {
+        file.write(&text(2 + round % 5));
+        tide.sidecar.reload().await.unwrap();
+        let arrivals = tide.metrics().await.sum("tidegate_arrivals_total", &[]);
+        assert!(arrivals >= seen, "{arrivals} after {seen}");
+        seen = arrivals;
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut served = 0;
+    for client in clients {
+        served += soon("a client", client).await.unwrap();
+    }
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_arrivals_total", &[]), served as f64, "{metrics}");
+    assert_eq!(metrics.sum("tidegate_rejected_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn orders_come_from_this_machine_and_from_no_browser() {
+    let app = App::start().await;
+    let file = File::new(&before(&app, "max_in_flight = 1\n"));
+    let tide = start(&file);
+    let order = async |request: &str| {
+        let mut admin = Wire::connect(tide.sidecar.admin_address()).await;
+        admin.exchange(request).await
+    };
+    let plain = "POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+    file.write(&before(&app, "max_in_flight = 3\n"));
+    let answer = order(plain).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().contains("upstream.max_in_flight: 1 -> 3\n"), "{}", answer.text());
+    file.write("surprise = 1");
+    let answer = order(plain).await;
+    assert_eq!(answer.status(), 422);
+    assert!(answer.text().contains("surprise"), "{}", answer.text());
+    let browser = plain.replace("Host: a", "Host: a\r\nOrigin: http://a");
+    assert_eq!(order(&browser).await.status(), 403);
+    assert_eq!(order(&plain.replace("/reload", "/stop")).await.status(), 405);
+    assert_eq!(order(&plain.replace("POST", "GET")).await.field("allow"), Some("POST"));
+    file.write(&before(&app, "[admin]\ncontrol = \"off\"\n"));
+    tide.sidecar.reload().await.unwrap();
+    assert_eq!(order(plain).await.status(), 403);
+    file.write(&before(&app, ""));
+    tide.sidecar.reload().await.unwrap();
+    assert_eq!(order(&plain.replace("/reload", "/drain")).await.text(), "drained\n");
+    assert_eq!(tide.metrics().await.sum("tidegate_draining", &[]), 1.0);
+    assert!(tide.sidecar.reload().await.is_err(), "too late");
+}
