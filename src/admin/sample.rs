@@ -209,7 +209,7 @@ impl RouteSample {
     pub(super) fn merge(&mut self, other: &RouteSample, part: f64) {
         self.in_flight += (other.in_flight - self.in_flight) * part;
         self.queue += (other.queue - self.queue) * part;
-        self.limit = other.limit;
+        self.limit = self.limit.max(other.limit);
         self.service_p90 = other.service_p90;
         self.arrivals += other.arrivals;
         self.answered += other.answered;
@@ -245,9 +245,11 @@ impl Sample {
             let routes = whole.routes.iter_mut().zip(&sample.routes);
             routes.for_each(|(route, other)| route.merge(other, part));
             for (upstream, other) in whole.upstreams.iter_mut().zip(&sample.upstreams) {
-                let in_flight = upstream.in_flight;
+                let UpstreamSample { in_flight, limit, .. } = *upstream;
                 *upstream = other.clone();
                 upstream.in_flight = in_flight + (other.in_flight - in_flight) * part;
+                // One that went down was not exceeded.
+                upstream.limit = limit.max(other.limit);
             }
             whole = Sample {
                 at: sample.at,
