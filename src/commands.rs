@@ -1,13 +1,14 @@
 //! The command line: one file a subcommand.
 
+mod asking;
 pub mod check;
 pub mod demo;
 pub mod healthcheck;
 mod notify;
 pub mod order;
-pub mod remote;
 pub mod run;
 pub mod simulate;
+pub mod status;
 mod table;
 
 use std::io::{self, Write};
@@ -38,6 +39,7 @@ Examples:
   tidegate run --upstream http://127.0.0.1:8000 --max-in-flight 8
   tidegate run -c tidegate.toml
   tidegate check -c tidegate.toml --explain \"GET /api/x\"
+  tidegate status --watch
   tidegate demo
 
 Exit status: 0 ok, 1 failed, 2 wrong usage, 78 invalid configuration."
@@ -57,6 +59,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// See what the gate does with an application and its load, in virtual time
     Simulate(Box<simulate::SimulateArgs>),
+    /// Show what a running tidegate does, in the terminal
+    Status(status::StatusArgs),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Have a running tidegate load its configuration again
@@ -76,6 +80,7 @@ impl Cli {
             Command::Check(args) => check::run(&args),
             Command::Demo(args) => demo::run(&args),
             Command::Simulate(args) => simulate::run(&args),
+            Command::Status(args) => status::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
             Command::Reload(args) => order::reload(&args),
             Command::Drain(args) => order::drain(&args),

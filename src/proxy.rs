@@ -261,6 +261,13 @@ impl Proxy {
         period
     }
 
+    /// What the events of a route add up to since `before`, an earlier answer; `route` is its index
+    /// in the configuration.
+    #[must_use]
+    pub fn events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
+        self.plans.get(route).map(|plan| plan.metrics.events(before)).unwrap_or_default()
+    }
+
     /// What the gates hold, each taken at one instant. The caller adds what it knows of the server.
     #[must_use]
     pub fn reading(&self) -> Reading {
@@ -284,14 +291,6 @@ impl Proxy {
             upstreams: upstreams.map(|(backend, snapshot)| backend.reading(snapshot)).collect(),
             ..Reading::default()
         }
-    }
-
-    /// What has happened on a route, by its place in the configuration; see
-    /// [`RouteMetrics::events`](crate::telemetry::metrics::RouteMetrics::events).
-    #[must_use]
-    pub fn route_events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
-        let plan = self.plans.get(route);
-        plan.map(|plan| plan.metrics.events(before)).unwrap_or_default()
     }
 
     /// The metric families.

@@ -20,6 +20,8 @@ use super::facts;
 use super::history::History;
 use super::sample::{Sample, Sampler};
 use super::verdict::Verdict;
+use crate::config::Config;
+use crate::telemetry::access::Rejected;
 
 /// Pages at once. One takes a connection, a descriptor and some 30 KiB.
 pub(super) const MAX_PAGES: usize = 128;
@@ -64,7 +66,10 @@ impl Feed {
     pub(super) fn new(state: &State) -> Arc<Feed> {
         let started = SystemTime::now().checked_sub(state.started.elapsed());
         let started = started.unwrap_or_else(SystemTime::now);
-        let inner = Inner { facts: text(facts::facts(state, started)), ..Inner::default() };
+        let inner = Inner {
+            facts: text(facts::facts(state, &state.running.load().config, started)),
+            ..Inner::default()
+        };
         Arc::new(Feed { started, inner: Mutex::new(inner) })
     }
 
@@ -75,17 +80,18 @@ impl Feed {
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             clock.tick().await;
-            state.proxy().access().new_second();
-            if let Some(sample) = sampler.take(&state) {
-                self.publish(&state, sample);
+            let proxy = state.proxy();
+            proxy.access().new_second();
+            let running = state.running.load_full();
+            if let Some(sample) = sampler.take(&state, &running.config) {
+                self.publish(&state, &running.config, sample, &proxy.access().recent());
             }
         }
     }
 
-    fn publish(&self, state: &State, sample: Sample) {
-        let facts = facts::facts(state, self.started);
-        let names = facts::names(state);
-        let rejections = state.proxy().access().recent();
+    fn publish(&self, state: &State, config: &Config, sample: Sample, rejections: &[Rejected]) {
+        let facts = facts::facts(state, config, self.started);
+        let names = facts::names(config);
         let mut inner = self.lock();
         let mut fresh = Vec::new();
         if inner.facts[..] != *facts.as_bytes() {
@@ -102,7 +108,7 @@ impl Feed {
         inner.samples.push_back(sample);
         if let Some(window) = Sample::over(&inner.samples) {
             let verdict = Verdict::of(&window, &names, inner.verdict.as_ref());
-            inner.now = Bytes::from(facts::now(&verdict, &rejections));
+            inner.now = Bytes::from(facts::now(&verdict, rejections));
             inner.verdict = Some(verdict);
         }
         fresh.extend_from_slice(&event);

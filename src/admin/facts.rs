@@ -4,6 +4,7 @@
 //! figures, as arrays whose fields `facts` names, since 900 of them are kept. `now` is what only
 //! the present moment has: the verdict and the last rejections.
 
+use std::sync::PoisonError;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ use super::State;
 use super::sample::{RouteSample, Sample, UpstreamSample};
 use super::status::RouteStatus;
 use super::verdict::{Names, Verdict};
-use crate::config::Budget;
+use crate::config::{Budget, Config, Upstream};
 use crate::gate::{AutoDecision, RejectReason};
 use crate::telemetry::access::Rejected;
 
@@ -54,12 +55,22 @@ struct Facts<'a> {
     listen: Vec<String>,
     workers: usize,
     max_connections: u32,
+    /// `None`: the configuration has not changed since the start.
+    last_reload: Option<ReloadFacts>,
     reasons: &'static [&'static str],
     decisions: &'static [&'static str],
     route_fields: &'static [&'static str],
     upstream_fields: &'static [&'static str],
     upstreams: Vec<UpstreamFacts<'a>>,
     routes: Vec<RouteFacts<'a>>,
+}
+
+/// The last attempt to change the configuration.
+#[derive(Serialize)]
+struct ReloadFacts {
+    at: f64,
+    ok: bool,
+    why: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -106,9 +117,7 @@ struct Line<'a> {
 }
 
 /// The event `facts`.
-pub(super) fn facts(state: &State, started: SystemTime) -> String {
-    let running = state.running.load();
-    let config = &running.config;
+pub(super) fn facts(state: &State, config: &Config, started: SystemTime) -> String {
     let upstreams = config.upstreams.iter().map(|upstream| {
         let (mode, min, max) = match upstream.max_in_flight {
             Budget::Fixed(number) => ("fixed", number, number),
@@ -139,6 +148,7 @@ pub(super) fn facts(state: &State, started: SystemTime) -> String {
         listen: config.server.listen.iter().map(ToString::to_string).collect(),
         workers: state.server.workers(),
         max_connections: config.server.max_connections,
+        last_reload: ReloadFacts::of(state),
         reasons: &RejectReason::LABELS,
         decisions: &AutoDecision::LABELS,
         route_fields: &ROUTE_FIELDS,
@@ -147,6 +157,16 @@ pub(super) fn facts(state: &State, started: SystemTime) -> String {
         routes: routes.collect(),
     };
     event("facts", &json(&facts))
+}
+
+// === impl ReloadFacts ===
+
+impl ReloadFacts {
+    fn of(state: &State) -> Option<ReloadFacts> {
+        let reload = state.reload.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let at = unix(reload.tried?);
+        Some(ReloadFacts { at, ok: reload.error.is_none(), why: reload.error })
+    }
 }
 
 /// The event `sample`; routes on which nothing happened are left out.
@@ -186,10 +206,8 @@ pub(super) fn now(verdict: &Verdict, rejections: &[Rejected]) -> String {
 }
 
 /// What a verdict calls things.
-pub(super) fn names(state: &State) -> Names {
-    let running = state.running.load();
-    let config = &running.config;
-    let address = |upstream: &crate::config::Upstream| upstream.endpoint.to_string();
+pub(super) fn names(config: &Config) -> Names {
+    let address = |upstream: &Upstream| upstream.endpoint.to_string();
     let upstreams = config.upstreams.iter();
     Names {
         routes: config.routes.iter().map(|route| route.name.clone()).collect(),

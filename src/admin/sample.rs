@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::State;
-use crate::config::{AdmissionMode, Route, RouteKind};
+use crate::config::{AdmissionMode, Config, Route, RouteKind};
 use crate::gate::RejectReason;
 use crate::telemetry::metrics::{Distribution, LimitReading, Reading, RouteEvents, RouteReading};
 
@@ -66,8 +66,6 @@ pub(super) struct Sampler {
 #[derive(Debug)]
 struct Look {
     taken: Instant,
-    /// A route that changes its place or its name is another.
-    names: Vec<String>,
     reading: Reading,
     events: Vec<RouteEvents>,
 }
@@ -76,31 +74,53 @@ struct Look {
 
 impl Sampler {
     /// What happened since the last call; `None` for the first, and if the routes have changed.
-    pub(super) fn take(&mut self, state: &State) -> Option<Sample> {
+    pub(super) fn take(&mut self, state: &State, config: &Config) -> Option<Sample> {
         let before = self.before.take();
         let nothing = RouteEvents::default();
-        let (proxy, running) = (state.proxy(), state.running.load());
-        let routes = &running.config.routes;
-        let events = (0..routes.len()).map(|route| {
+        let proxy = state.proxy();
+        let events = (0..config.routes.len()).map(|route| {
             let earlier = before.as_ref().and_then(|look| look.events.get(route));
-            proxy.route_events(route, earlier.unwrap_or(&nothing))
+            proxy.events(route, earlier.unwrap_or(&nothing))
         });
-        let now = Look {
-            taken: Instant::now(),
-            names: routes.iter().map(|route| route.name.clone()).collect(),
-            events: events.collect(),
-            reading: state.reading(),
-        };
-        let sample = before.filter(|before| before.names == now.names);
-        let sample = sample.map(|before| between(&before, &now, state));
+        let events = events.collect();
+        let now = Look { taken: Instant::now(), events, reading: state.reading() };
+        if !now.is_of(config) {
+            return None;
+        }
+        let sample = before.filter(|before| before.is_of(config));
+        let sample = sample.map(|before| between(&before, &now, config));
         self.before = Some(now);
         sample
     }
 }
 
-fn between(before: &Look, now: &Look, state: &State) -> Sample {
-    let running = state.running.load();
-    let config = &running.config;
+// === impl Look ===
+
+impl Look {
+    /// Whether it shows the routes and upstreams of this configuration, in its order: while one
+    /// takes the place of another it may not.
+    fn is_of(&self, config: &Config) -> bool {
+        let routes = self.reading.routes.iter().map(|route| route.name.as_str());
+        let upstreams = self.reading.upstreams.iter().map(|upstream| upstream.name.as_str());
+        begins_with(routes, config.routes.iter().map(|route| route.name.as_str()))
+            && begins_with(upstreams, config.upstreams.iter().map(|up| up.name.as_str()))
+    }
+}
+
+/// Those of earlier configurations come after.
+fn begins_with<'a>(
+    mut names: impl Iterator<Item = &'a str>,
+    wanted: impl Iterator<Item = &'a str>,
+) -> bool {
+    for name in wanted {
+        if names.next() != Some(name) {
+            return false;
+        }
+    }
+    true
+}
+
+fn between(before: &Look, now: &Look, config: &Config) -> Sample {
     let seconds = now.taken.duration_since(before.taken).as_secs_f64().max(1e-3);
     let readings = before.reading.routes.iter().zip(&now.reading.routes);
     let events = before.events.iter().zip(&now.events);
@@ -112,9 +132,8 @@ fn between(before: &Look, now: &Look, state: &State) -> Sample {
             ..RouteSample::between(seconds, earlier, later, seen, events)
         })
         .collect();
-    // Those of earlier configurations come after.
-    let present = now.reading.upstreams.iter().take(config.upstreams.len());
-    let upstreams = present.enumerate().map(|(index, upstream)| {
+    let upstreams = now.reading.upstreams.iter().take(config.upstreams.len()).enumerate();
+    let upstreams = upstreams.map(|(index, upstream)| {
         let sharing = config.routes.iter().zip(&routes);
         let sharing = sharing.filter(|(route, _)| route.upstream == index && shares_budget(route));
         UpstreamSample {
@@ -190,7 +209,7 @@ impl RouteSample {
     pub(super) fn merge(&mut self, other: &RouteSample, part: f64) {
         self.in_flight += (other.in_flight - self.in_flight) * part;
         self.queue += (other.queue - self.queue) * part;
-        self.limit = other.limit;
+        self.limit = self.limit.max(other.limit);
         self.service_p90 = other.service_p90;
         self.arrivals += other.arrivals;
         self.answered += other.answered;
@@ -226,9 +245,11 @@ impl Sample {
             let routes = whole.routes.iter_mut().zip(&sample.routes);
             routes.for_each(|(route, other)| route.merge(other, part));
             for (upstream, other) in whole.upstreams.iter_mut().zip(&sample.upstreams) {
-                let in_flight = upstream.in_flight;
+                let UpstreamSample { in_flight, limit, .. } = *upstream;
                 *upstream = other.clone();
                 upstream.in_flight = in_flight + (other.in_flight - in_flight) * part;
+                // One that went down was not exceeded.
+                upstream.limit = limit.max(other.limit);
             }
             whole = Sample {
                 at: sample.at,

@@ -25,20 +25,11 @@ struct Status<'a> {
     workers: usize,
     connections: u64,
     max_connections: u32,
-    reload: ReloadStatus,
     /// `null` in the first second.
     verdict: Option<VerdictStatus>,
+    reload: ReloadStatus,
     upstreams: Vec<UpstreamStatus<'a>>,
     routes: Vec<RouteStatus<'a>>,
-}
-
-/// The last change of the configuration; all `null` if there was none.
-#[derive(Serialize)]
-struct ReloadStatus {
-    /// Seconds since it was tried.
-    seconds_ago: Option<u64>,
-    succeeded: Option<bool>,
-    error: Option<String>,
 }
 
 /// What happens, in words.
@@ -49,6 +40,15 @@ struct VerdictStatus {
     detail: String,
     /// Seconds since 1970 since when the level is the same.
     since: f64,
+}
+
+/// The last change of the configuration; all `null` if there was none.
+#[derive(Serialize)]
+struct ReloadStatus {
+    /// Seconds since it was tried.
+    seconds_ago: Option<u64>,
+    succeeded: Option<bool>,
+    error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -153,12 +153,12 @@ pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
         workers: state.server.workers(),
         connections: reading.connections,
         max_connections: config.server.max_connections,
-        reload: ReloadStatus::new(state),
         verdict: verdict.map(VerdictStatus::from),
+        reload: ReloadStatus::new(state),
         upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
             .map(|(index, (route, reading))| {
-                let events = proxy.route_events(index, &RouteEvents::default());
+                let events = proxy.events(index, &RouteEvents::default());
                 let upstream = &config.upstreams[route.upstream];
                 let mut status = RouteStatus::new(route, upstream, reading, &events);
                 status.recent = recent.as_ref().and_then(|recent| RecentStatus::of(recent, index));
@@ -174,6 +174,15 @@ fn by_reason(counts: &[u64]) -> BTreeMap<&'static str, u64> {
     RejectReason::LABELS.iter().copied().zip(counts.iter().copied()).collect()
 }
 
+// === impl VerdictStatus, ReloadStatus, UpstreamStatus, LimitStatus, RouteStatus, RecentStatus ===
+
+impl From<Verdict> for VerdictStatus {
+    fn from(verdict: Verdict) -> Self {
+        let Verdict { level, text, detail, since } = verdict;
+        VerdictStatus { level: level.label(), text, detail, since: unix(since) }
+    }
+}
+
 impl ReloadStatus {
     fn new(state: &State) -> ReloadStatus {
         let reload = state.reload.lock().expect("nothing panics while it holds the lock").clone();
@@ -183,15 +192,6 @@ impl ReloadStatus {
             succeeded: ago.map(|_| reload.error.is_none()),
             error: reload.error,
         }
-    }
-}
-
-// === impl VerdictStatus, UpstreamStatus, LimitStatus, RouteStatus, RecentStatus ===
-
-impl From<Verdict> for VerdictStatus {
-    fn from(verdict: Verdict) -> Self {
-        let Verdict { level, text, detail, since } = verdict;
-        VerdictStatus { level: level.label(), text, detail, since: unix(since) }
     }
 }
 

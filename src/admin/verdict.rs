@@ -107,6 +107,18 @@ fn judge(window: &Sample, names: &Names) -> (Level, Headline, String) {
     if turned_away >= FEW {
         return overloaded(window, names, &total);
     }
+    let gave_up = total.abandoned as f64 / total.arrivals.max(total.abandoned).max(1) as f64;
+    if gave_up >= MANY_FAIL && total.abandoned > 1 {
+        let part = percent(gave_up);
+        let detail =
+            "Clients leave before a slot comes free. A shorter max_wait tells them sooner; \
+                      more capacity serves them."
+                .to_owned();
+        let text = move |ago: &str| {
+            format!("Too slow for {part} of clients: they left the queue, for {ago}")
+        };
+        return (Level::Overloaded, Box::new(text), detail);
+    }
     let shadow = total.shadow as f64 / total.arrivals.max(1) as f64;
     if shadow >= FEW {
         let part = percent(shadow);
@@ -210,6 +222,7 @@ struct Total {
     arrivals: u64,
     answered: u64,
     failed: u64,
+    abandoned: u64,
     turned_away: u64,
     shadow: u64,
     /// Of the requests that share a limit.
@@ -234,6 +247,7 @@ impl Total {
             arrivals: sum(|route| route.arrivals),
             answered: sum(|route| route.answered),
             failed: sum(|route| route.failed),
+            abandoned: sum(|route| route.abandoned),
             turned_away: sum(RouteSample::turned_away),
             shadow: sum(|route| route.shadow.iter().sum()),
             in_flight: window.upstreams.iter().map(|upstream| upstream.in_flight).sum(),
@@ -399,6 +413,10 @@ mod tests {
         assert_eq!(say(away.clone(), bad.clone()).0, Level::Down);
         let ending = Sample { draining: true, ..window(away, bad) };
         assert_eq!(Verdict::of(&ending, &names(), None).level, Level::Draining);
+        let impatient = RouteSample { abandoned: 20, ..route(100, 80) };
+        let (level, text, _) = say(upstream(1.0), impatient);
+        assert_eq!(level, Level::Overloaded);
+        assert_eq!(text, "Too slow for 20 % of clients: they left the queue, for 1 s");
         let mut shadow = route(100, 100);
         shadow.shadow[0] = 30;
         let (level, text, _) = say(upstream(1.0), shadow);

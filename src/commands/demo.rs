@@ -5,6 +5,7 @@
 
 mod app;
 mod load;
+mod serve;
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -25,7 +26,12 @@ use load::{End, Load, Outcome, play};
 /// See overload, and what tidegate does about it, on this machine: under 30 seconds, nothing to set
 /// up.
 #[derive(Args, Clone, Debug)]
-pub struct DemoArgs {}
+pub struct DemoArgs {
+    /// Keep an application, its clients and the live page running until Ctrl-C, and turn the load
+    /// up and down with + and - (lines of them, where standard input is no terminal)
+    #[arg(long)]
+    serve: bool,
+}
 
 /// The first act: the experiment that tidegate grew out of.
 const EXPERIMENT: Load = Load {
@@ -48,10 +54,10 @@ const OVERLOAD_SERVICE: Duration = Duration::from_millis(20);
 /// Half of the load passes before anything is counted, so that a queue has time to build up.
 const WARM_UP: Duration = Duration::from_millis(2_500);
 
-/// Plays both acts and prints what the clients saw.
+/// Plays both acts and prints what the clients saw, or serves the live page.
 #[must_use]
-pub fn run(_: &DemoArgs) -> ExitCode {
-    match play_all() {
+pub fn run(args: &DemoArgs) -> ExitCode {
+    match if args.serve { serve::serve() } else { play_all() } {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&*error),
     }

@@ -177,11 +177,8 @@ impl AccessLogger {
     /// Keeps a rejection for [`recent`](AccessLogger::recent).
     pub fn remember(&self, record: &AccessRecord<'_>) {
         if let Some(reason) = record.reason {
-            self.recent.push(
-                record,
-                reason,
-                self.mode.load(Ordering::Relaxed) != AccessLog::Off as u8,
-            );
+            let off = self.mode.load(Ordering::Relaxed) == AccessLog::Off as u8;
+            self.recent.push(record, reason, !off);
         }
     }
 

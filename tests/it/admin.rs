@@ -188,3 +188,32 @@ async fn healthcheck_says_whether_it_is_ready() {
     tide.sidecar.announce_drain();
     assert_eq!(check().await.unwrap(), Some(1));
 }
+
+#[tokio::test]
+async fn status_tells_what_a_running_one_does() {
+    let echo = crate::support::Echo::start(Duration::from_millis(1)).await;
+    let tide = Tide::before(echo.address, "");
+    let admin = format!("http://{}/", tide.sidecar.admin_address());
+    let status = |arguments: &[&str], variable: Option<String>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("status").args(arguments);
+        if let Some(value) = variable {
+            command.env("TIDEGATE_ADMIN_LISTEN", value);
+        }
+        tokio::task::spawn_blocking(move || command.output().expect("the binary can be started"))
+    };
+    tide.client().await.exchange(GET).await;
+    let told = status(&["--admin", &admin], None).await.unwrap();
+    let text = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(told.status.code(), Some(0), "{text}");
+    assert!(text.contains(&format!("default ({})", echo.address)), "{text}");
+    assert!(text.contains("0/16") && text.contains("0/1024"), "{text}");
+    // Without arguments, as in a container.
+    let listen = tide.sidecar.admin_address().to_string();
+    let told = status(&[], Some(listen)).await.unwrap();
+    assert_eq!(told.status.code(), Some(0));
+    drop(tide);
+    let told = status(&["--admin", &admin], None).await.unwrap();
+    assert_eq!(told.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&told.stderr).contains("no answer from 127.0.0.1:"));
+}

@@ -362,3 +362,30 @@ async fn the_page_survives_a_restart() {
     few.iter().for_each(tokio::task::JoinHandle::abort);
     browser.assert_content().await;
 }
+
+#[tokio::test]
+async fn the_demo_is_served_and_its_load_is_turned_up() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["demo", "--serve"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    let mut keys = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut admin = None;
+    loop {
+        let line = soon("a line", lines.next_line()).await.unwrap().expect("it goes on");
+        if let Some(url) = line.trim().strip_prefix("Look at it:") {
+            let address = url.trim().strip_prefix("http://").unwrap().trim_end_matches('/');
+            admin = Some(address.parse::<SocketAddr>().unwrap());
+        }
+        if line.contains("load: 50 %") {
+            break;
+        }
+    }
+    let mut page = listen(admin.unwrap(), "/events").await;
+    while event(&mut page, "sample").await["routes"].as_array().unwrap().len() < 3 {}
+    keys.write_all(b"+\n").await.unwrap();
+    let line = soon("more", lines.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("load: 75 %"), "{line}");
+    keys.write_all(b"q\n").await.unwrap();
+    assert!(soon("its end", child.wait()).await.unwrap().success());
+}

@@ -28,10 +28,10 @@ function sheet(canvas) {
   return { pen, width, height };
 }
 
-// The first of 1, 2, 5, 10, 20 … that reaches so far.
+// The first round number that reaches so far, and whose half is round too.
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(value || 1));
-  return [1, 2, 5, 10].map(step => step * power).find(step => step >= value * 0.999);
+  return [1, 2, 3, 4, 6, 8, 10].map(step => step * power).find(step => step >= value * 0.999);
 }
 
 // The time shown: what was chosen, or as much as there is.

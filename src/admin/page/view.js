@@ -114,7 +114,8 @@ function flow() {
   const recent = latest(3);
   const all = over(recent, null);
   const used = recent.reduce((sum, sample) => sum + inside(sample), 0) / recent.length;
-  const limit = limitAt(newest(), null);
+  // The limit may have moved meanwhile.
+  const limit = Math.max(...recent.map(sample => limitAt(sample, null)));
   const places = facts.routes.reduce((sum, route) => sum + (route.order ? route.max_queue : 0), 0);
   tile('arriving', figure(all.arrivals), '/s', all.arrivals ? 'requests each second' : 'no requests at the moment');
   const waiting = Math.round(all.queue);
@@ -203,7 +204,7 @@ function about(route) {
 
 function fill(element, route) {
   const recent = over(latest(3), route.name);
-  const limit = limitAt(newest(), route.name);
+  const limit = Math.max(...latest(3).map(sample => limitAt(sample, route.name)));
   const used = recent.in_flight > 0 ? Math.max(1, Math.round(recent.in_flight)) : 0;
   const [, slots, waiting, arriving, answered, refused, wait, service, last] = element.children;
   slots.querySelector('i').style.width = `${limit ? Math.min(100, (100 * recent.in_flight) / limit) : 0}%`;
@@ -238,9 +239,9 @@ function limits() {
     const found = [make('p', {}, `${name}It finds itself, between ${upstream.min} and ${upstream.max}. It ${moved}, since ${why}.`)];
     if (state.throughput) {
       found.push(pairs([
-        ['Done under load', `${figure(state.throughput)}/s`],
-        ['Time in the app then', time(state.latency)],
-        ['The same without congestion', time(state.baseline)],
+        ['Done when full', `${figure(state.throughput)}/s`],
+        ['App time then', time(state.latency)],
+        ['Without congestion', time(state.baseline)],
         ['Gain of the last rise', percent(Math.max(0, state.elasticity))],
       ]));
     }
@@ -284,16 +285,18 @@ function app() {
 
 function setup() {
   const reload = facts.last_reload;
-  const loaded = reload
-    ? `${reload.ok ? 'reloaded' : 'reload failed'} at ${clock(reload.at)}${reload.why ? `: ${reload.why}` : ''}`
-    : `of ${clock(facts.started)}, the start`;
+  const loaded = reload && reload.ok ? `reloaded ${clock(reload.at)}` : `loaded ${clock(facts.started)}`;
+  // The old one stays in force; the diagnostics begin with what is wrong.
+  const failed = reload && !reload.ok
+    ? [make('p.bad', { title: reload.why }, `A change at ${clock(reload.at)} was not taken: ${reload.why.trim().split('\n')[0]}`)]
+    : [];
   list($('setup'), 'tidegate', pairs([
     ['Running for', span(Date.now() / 1000 - facts.started)],
     ['Configuration', loaded],
     ['Listens on', facts.listen.join(', ')],
     ['Connections', `${round(newest().connections, 0)} of ${round(facts.max_connections, 0)}`],
     ['Workers', round(facts.workers, 0)],
-  ]), make('p', {}, make('a', { href: 'config' }, 'configuration'), ' · ', make('a', { href: 'status.json' }, 'status.json'), ' · ', make('a', { href: 'metrics' }, 'metrics')));
+  ]), ...failed, make('p', {}, make('a', { href: 'config' }, 'configuration'), ' · ', make('a', { href: 'status.json' }, 'status.json'), ' · ', make('a', { href: 'metrics' }, 'metrics')));
 }
 
 const MOST_REJECTIONS = 10;

@@ -3,16 +3,21 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::upstream::{Pool, PoolLimits, RequestBody, TcpConnector};
+
+/// Clients without end: how many at once at most, and how long each waits.
+const MAX_POURED: usize = 4_000;
+const IMPATIENT: Duration = Duration::from_secs(1);
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug)]
@@ -91,12 +96,57 @@ pub(super) fn play(
     Ok(outcomes)
 }
 
+/// Clients without end, so many a second as `rate` says at the moment; every other one asks for the
+/// last path. They are impatient, and do not come again.
+pub(super) fn pour(
+    target: SocketAddr,
+    rate: Arc<AtomicU32>,
+    paths: [&'static str; 3],
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let connector = TcpConnector::new(&target.ip().to_string(), target.port());
+    let limits = PoolLimits {
+        max_connections: MAX_POURED as u32,
+        connect_timeout: IMPATIENT,
+        idle_timeout: Duration::from_secs(10),
+    };
+    let pool = Pool::new(Box::new(connector), 1, limits);
+    let handle = runtime.handle().clone();
+    let forever = move || runtime.block_on(std::future::pending::<()>());
+    thread::Builder::new().name("demo-clients".into()).spawn(forever)?;
+    let room = Arc::new(Semaphore::new(MAX_POURED));
+    thread::Builder::new().name("demo-pace".into()).spawn(move || {
+        let mut due = Instant::now();
+        for number in 0_usize.. {
+            let every = match rate.load(Ordering::Relaxed) {
+                0 => {
+                    thread::sleep(Duration::from_millis(50));
+                    due = Instant::now();
+                    continue;
+                }
+                rate => Duration::from_secs(1) / rate,
+            };
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            // Whoever could not come in time, since the machine was busy, does not come later.
+            due = due.max(Instant::now().checked_sub(IMPATIENT).unwrap_or(due)) + every;
+            let path = if number % 2 == 0 { paths[2] } else { paths[number / 2 % 2] };
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let pool = Arc::clone(&pool);
+            handle.spawn(async move {
+                let _ = timeout(IMPATIENT, ask(&pool, target, path)).await;
+                drop(place);
+            });
+        }
+    })?;
+    Ok(())
+}
+
 async fn client(pool: &Arc<Pool<()>>, target: SocketAddr, load: Load, start: Instant) -> Outcome {
     let came = Instant::now();
     let mut attempt = 0;
     loop {
         let began = Instant::now();
-        let end = match timeout(load.patience, ask(pool, target)).await {
+        let end = match timeout(load.patience, ask(pool, target, "/work")).await {
             Ok(end) => end,
             Err(_) => End::TimedOut,
         };
@@ -109,10 +159,10 @@ async fn client(pool: &Arc<Pool<()>>, target: SocketAddr, load: Load, start: Ins
 }
 
 /// One attempt. Dropped in the middle, it closes its connection, as a client does that gives up.
-async fn ask(pool: &Arc<Pool<()>>, target: SocketAddr) -> End {
+async fn ask(pool: &Arc<Pool<()>>, target: SocketAddr, path: &str) -> End {
     let Ok(mut lease) = pool.lease(0, None, ()).await else { return End::Failed };
     let body: RequestBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
-    let request = Request::get("/work").header("host", target.to_string()).body(body);
+    let request = Request::get(path).header("host", target.to_string()).body(body);
     let Ok(request) = request else { return End::Failed };
     let Ok(response) = lease.send(request).await else { return End::Failed };
     let status = response.status();
