@@ -14,7 +14,7 @@ const BASE: u64 = 8 * 1024 * 1024;
 const CONNECTION: u64 = 9 * 1024;
 /// Of each request that is with the application, for what its client or the application is too
 /// slow to take.
-const EXCHANGE: u64 = 64 * 1024;
+const EXCHANGE: u64 = 112 * 1024;
 /// Below that nobody would be served any more.
 const FEWEST: u64 = 32;
 
@@ -104,10 +104,10 @@ mod tests {
             config::parse("t", &text, &[], &Overrides::default()).unwrap().config
         };
         let most = |toml: &str, mebibytes: u64| most_connections(&config(toml), mebibytes << 20);
-        assert_eq!(most("", 64), 974);
-        assert_eq!(most("max_in_flight = 300\n", 64), 530);
+        assert_eq!(most("", 64), 955);
+        assert_eq!(most("max_in_flight = 300\n", 64), 499);
         assert_eq!(most("max_in_flight = 100000\nmax_connections = 100000\n", 64), 499);
-        assert_eq!(most("[server]\nmax_header_bytes = \"8KiB\"\n", 64), 2_349);
+        assert_eq!(most("[server]\nmax_header_bytes = \"8KiB\"\n", 64), 2_304);
         assert_eq!(most("", 1), FEWEST as u32);
         assert_eq!(most("", 1 << 30), u32::MAX);
     }

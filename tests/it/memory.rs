@@ -75,7 +75,7 @@ async fn served(process: &Process, count: usize) -> Vec<Wire> {
 
 #[tokio::test]
 async fn many_clients_and_greedy_ones_fit_into_little() {
-    let toml = "[server]\nworkers = 2\nmax_connections = 530\n\
+    let toml = "[server]\nworkers = 2\nmax_connections = 499\n\
                 [upstream]\nmax_in_flight = 300\n[defaults]\nmax_wait = \"30s\"\n";
     let (app, process) = start(toml).await;
     let mut canary = process.client().await;
