@@ -13,8 +13,8 @@ use tokio::time::{interval, sleep};
 
 use crate::dashboard::queries;
 use crate::deploy::deployed;
-use crate::support::Wire;
 use crate::support::{Echo, Process, Running, free_port, listens, printed, scratch, start};
+use crate::support::{Wire, soon};
 
 struct Prometheus {
     address: SocketAddr,
@@ -50,6 +50,14 @@ impl Prometheus {
             ],
         );
         listens(address).await;
+        // It answers queries only after it has opened its data.
+        let ready = format!("http://{address}/-/ready");
+        let begun = async {
+            while !printed("curl", &["-sS", &ready]).contains("Ready") {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        soon("Prometheus", begun).await;
         Prometheus { address, _running: running }
     }
 
