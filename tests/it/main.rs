@@ -47,4 +47,5 @@ mod simulate;
 mod support;
 mod telemetry_metrics;
 mod timeouts;
+mod tune;
 mod tunnels;
