@@ -1,11 +1,12 @@
 //! The command line: one file a subcommand.
 
-mod asking;
 pub mod check;
 pub mod demo;
 pub mod export;
 pub mod healthcheck;
 mod notify;
+pub mod order;
+pub mod remote;
 pub mod run;
 pub mod simulate;
 pub mod status;
@@ -68,6 +69,10 @@ enum Command {
     Export(export::ExportArgs),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Have a running tidegate load its configuration again
+    Reload(order::ReloadArgs),
+    /// Have a running tidegate drain, and wait for it
+    Drain(order::DrainArgs),
 }
 
 // === impl Cli ===
@@ -85,6 +90,8 @@ impl Cli {
             Command::Tune(args) => tune::run(&args),
             Command::Export(args) => export::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
+            Command::Reload(args) => order::reload(&args),
+            Command::Drain(args) => order::drain(&args),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! (`tests/it/layering.rs`).
 //!
 //! ```text
-//! main -> commands        one file a subcommand: run, check, demo, simulate, healthcheck
+//! main -> commands        one file a subcommand: run, check, demo, simulate, ...
 //!         simulate        the gate under virtual time, with models of application and clients
 //!         sidecar         a whole tidegate in one value: start, drain
 //!         server  admin   listeners, workers, connections  |  metrics, health, status

@@ -8,17 +8,25 @@
 //! What hyper decides before anybody can look, and what therefore differs from the letter of the
 //! RFCs or from "as received". Each stands in a test (`tests/it/framing.rs`, `forwarding.rs`):
 //!
-//! - A bare LF ends a line of a request's head, as RFC 9112, section 2.2, permits; it is forwarded
-//!   as CR LF.
+//! - A bare LF ends a line of a head, as RFC 9112, section 2.2, permits and nginx and HAProxy do;
+//!   it is forwarded as CR LF, so that nobody behind tidegate can read it in another way. In the
+//!   framing of chunks it is an error.
+//! - Blanks behind a chunk's size, and whatever bytes stand in its extension but CR and LF, are
+//!   passed over, as nginx and HAProxy do; chunks are framed anew, without extensions.
+//! - HTTP/1.2 and later are refused (400, 502), although RFC 9110, section 2.5, would have them
+//!   read as HTTP/1.1; so are characters in a target that no URI has, but for those that browsers
+//!   send in spite of it. A client that says `PRI * HTTP/2.0` in the middle of HTTP/1.1 is closed
+//!   without an answer.
 //! - The fragment of a target is dropped; what is matched and forwarded is the same, without it.
 //! - Equal lengths on several lines become one. A length beside `Transfer-Encoding: chunked` is
 //!   dropped and the connection closed after the answer (RFC 9112, section 6.1).
-//! - Field names are forwarded in lower case; an answer without `Date` gets one.
+//! - Field names are forwarded in lower case; an answer without `Date` gets one. A client of
+//!   HTTP/1.0 is answered in that version.
 //! - `Content-Length` of a 304 is dropped; that of an answer to HEAD stays.
-//! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`.
-//! - Interim responses other than 100 are not relayed.
-//! - A response whose body breaks off before any of it was sent closes the connection without an
-//!   answer.
+//! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`:
+//!   RFC 9110, section 6.5.1, lets whoever forwards a message discard them.
+//! - Interim responses other than 100 pass from HTTP/1.1 to HTTP/1.1 only: hyper can neither take
+//!   nor give them in HTTP/2.
 
 mod arrival;
 mod attempt;
@@ -29,8 +37,11 @@ mod exchange;
 mod finish;
 mod forward;
 mod forwarded;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod headers;
 mod hops;
+mod interim;
 mod lag;
 mod outcome;
 mod patience;
@@ -65,6 +76,7 @@ use backend::{Backend, LaneAt};
 use exchange::Exchange;
 use forward::forward;
 use forwarded::Forwarding;
+use interim::Opened;
 use lag::Lag;
 use patience::Patience;
 use plan::{Plan, route_reading};
@@ -78,6 +90,7 @@ use upload::discard;
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
+pub use interim::Interims;
 pub use plan::{MAX_EXEMPT, lane_limits, limits};
 pub(crate) use respond::{HEADER_TIMEOUT, PLAIN_INSTEAD_OF_TLS, TOO_MANY_CONNECTIONS};
 pub use tunnel::Tunnel;
@@ -167,8 +180,11 @@ impl Proxy {
         client.activity.set_patience(plan.idle_body_timeout);
         let mut exchange =
             Exchange::new(&self, &client, route, &request, &target.path_and_query, &target.host);
-        let Some(lane) = plan.lane else {
-            return Ok(self.turn_away(&client, exchange, Refusal::Denied, request, has_body));
+        let lane = match plan.lane_for(target.path_and_query.path()) {
+            Ok(lane) => lane,
+            Err(refusal) => {
+                return Ok(self.turn_away(&client, exchange, refusal, request, has_body));
+            }
         };
         let (arrival, patience) = self.arrival(plan, lane, request.headers(), client.peer());
         let permit = match self.admit(&client, plan, arrival, &mut exchange).await? {
@@ -179,21 +195,27 @@ impl Proxy {
                 return Ok(self.turn_away(&client, exchange, refusal, request, has_body));
             }
         };
-        let mut outgoing = prepare(&self, plan, &client, request, target);
+        let opened = client.interims.open(request.version()).await;
+        let interim = opened.as_ref().map(Opened::interim);
+        let mut outgoing = prepare(&self, plan, &client, request, target, interim);
         let waited = exchange.queue_wait();
         outgoing.shorten(plan, patience, waited);
         let deadline =
             patience.remaining().map(|left| Instant::now() + left.saturating_sub(waited));
         let forwarded = forward(&self, plan, &client, exchange, outgoing, permit, deadline);
-        tokio::select! {
+        let answered = tokio::select! {
             biased;
-            () = client.gone() => Err(Gone),
-            answered = forwarded => match answered {
-                Ok(response) => Ok(response),
-                // Its end was read before it could be seen, or its stream is no more.
-                Err((Refusal::BadBody, _)) if client.activity.broke_off() => Err(Gone),
-                Err((refusal, exchange)) => Ok(self.refuse(&client, exchange, refusal, has_body)),
-            },
+            () = client.gone() => return Err(Gone),
+            answered = forwarded => answered,
+        };
+        if let Some(opened) = opened {
+            opened.taken().await;
+        }
+        match answered {
+            Ok(response) => Ok(response),
+            // Its end was read before it could be seen, or its stream is no more.
+            Err((Refusal::BadBody, _)) if client.activity.broke_off() => Err(Gone),
+            Err((refusal, exchange)) => Ok(self.refuse(&client, exchange, refusal, has_body)),
         }
     }
 
@@ -239,13 +261,6 @@ impl Proxy {
         period
     }
 
-    /// What the events of a route add up to since `before`, an earlier answer; `route` is its index
-    /// in the configuration.
-    #[must_use]
-    pub fn events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
-        self.plans.get(route).map(|plan| plan.metrics.events(before)).unwrap_or_default()
-    }
-
     /// What the gates hold, each taken at one instant. The caller adds what it knows of the server.
     #[must_use]
     pub fn reading(&self) -> Reading {
@@ -269,6 +284,14 @@ impl Proxy {
             upstreams: upstreams.map(|(backend, snapshot)| backend.reading(snapshot)).collect(),
             ..Reading::default()
         }
+    }
+
+    /// What has happened on a route, by its place in the configuration; see
+    /// [`RouteMetrics::events`](crate::telemetry::metrics::RouteMetrics::events).
+    #[must_use]
+    pub fn route_events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
+        let plan = self.plans.get(route);
+        plan.map(|plan| plan.metrics.events(before)).unwrap_or_default()
     }
 
     /// The metric families.

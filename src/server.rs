@@ -8,6 +8,8 @@
 mod accept;
 mod connection;
 mod frames;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod greeting;
 mod http1;
 mod http2;

@@ -4,6 +4,7 @@
 
 mod connectors;
 mod descriptors;
+mod memory;
 mod steward;
 
 use std::io;
@@ -31,6 +32,7 @@ use steward::Steward;
 pub use connectors::connector;
 pub use descriptors::fit_descriptors;
 pub(crate) use descriptors::raise_descriptors;
+pub use memory::fit_memory;
 pub use steward::Source;
 
 /// Orders that wait to be carried out.

@@ -162,7 +162,7 @@ pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
         upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
             .map(|(index, (route, reading))| {
-                let events = proxy.events(index, &RouteEvents::default());
+                let events = proxy.route_events(index, &RouteEvents::default());
                 let upstream = &config.upstreams[route.upstream];
                 let mut status = RouteStatus::new(route, upstream, reading, &events);
                 status.recent = recent.as_ref().and_then(|recent| RecentStatus::of(recent, index));

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::notify::Notifier;
 use super::{EXIT_CONFIG, fail};
 use crate::config::{self, Format, Loaded, Overrides, Report};
-use crate::sidecar::{Drained, Sidecar, Source, fit_descriptors};
+use crate::sidecar::{Drained, Sidecar, Source, fit_descriptors, fit_memory};
 use crate::telemetry::logging;
 
 /// Run the proxy: from a file, or with --upstream alone.
@@ -103,6 +103,7 @@ async fn serve(mut loaded: Loaded, args: &RunArgs) -> ExitCode {
         Err(error) => return fail(&error),
     };
     fit_descriptors(&mut loaded.config);
+    fit_memory(&mut loaded.config);
     let effective = loaded.effective_toml();
     let source = args.config.is_some().then(|| Arc::new(args.clone()) as Arc<dyn Source>);
     let sidecar = match Sidecar::start(loaded.config, effective, source) {

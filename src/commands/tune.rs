@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::Value;
 
-use super::asking::{AdminArgs, Running};
+use super::order::with_address;
+use super::remote::{self, Remote};
 use super::{EXIT_FAILED, fail};
 use advice::advise;
 use evidence::Evidence;
@@ -24,7 +25,7 @@ use evidence::Evidence;
 #[derive(Args, Clone, Debug)]
 pub struct TuneArgs {
     #[command(flatten)]
-    admin: AdminArgs,
+    remote: Remote,
     /// How long to look, such as 60s or 5m; the load should be the usual one meanwhile, peaks
     /// included
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = duration)]
@@ -40,33 +41,28 @@ pub struct TuneArgs {
 /// Looks, and advises.
 #[must_use]
 pub fn run(args: &TuneArgs) -> ExitCode {
-    let looks = match &args.from {
-        Some(path) => match std::fs::File::open(path) {
-            Ok(file) => recorded(io::BufReader::new(file)),
-            Err(error) => Err(error),
-        },
-        None => {
-            let running = match args.admin.running() {
-                Ok(running) => running,
-                Err(code) => return code,
-            };
-            match look(&running, args.length) {
-                Ok(looks) => Ok(looks),
-                Err(error) => return running.fail(&error),
+    match &args.from {
+        Some(path) => {
+            match std::fs::File::open(path).and_then(|file| recorded(io::BufReader::new(file))) {
+                Ok(looks) => judge(args, &looks),
+                Err(error) => fail(&error),
             }
         }
-    };
-    let looks = match looks {
-        Ok(looks) => looks,
-        Err(error) => return fail(&error),
-    };
+        None => with_address(&args.remote, |admin| match look(admin, args.length) {
+            Ok(looks) => judge(args, &looks),
+            Err(error) => remote::unanswered(admin, &error),
+        }),
+    }
+}
+
+fn judge(args: &TuneArgs, looks: &[Value]) -> ExitCode {
     if let Some(path) = &args.record
-        && let Err(error) = record(path, &looks)
+        && let Err(error) = record(path, looks)
     {
         eprintln!("tidegate: cannot write {}: {error}", path.display());
         return ExitCode::from(EXIT_FAILED);
     }
-    let Some(evidence) = Evidence::of(&looks) else {
+    let Some(evidence) = Evidence::of(looks) else {
         eprintln!("tidegate: nothing to judge: it takes two looks at the same configuration");
         return ExitCode::from(EXIT_FAILED);
     };
@@ -75,12 +71,12 @@ pub fn run(args: &TuneArgs) -> ExitCode {
 }
 
 /// Looks once a second. Looks that failed are left out: it may be restarted meanwhile.
-fn look(running: &Running, length: Duration) -> io::Result<Vec<Value>> {
+fn look(admin: &str, length: Duration) -> io::Result<Vec<Value>> {
     let (began, shown) = (Instant::now(), io::stderr().is_terminal());
-    let mut looks = vec![running.status()?];
+    let mut looks = vec![remote::status(admin)?];
     while began.elapsed() < length {
         sleep(Duration::from_secs(1).min(length.saturating_sub(began.elapsed())));
-        looks.extend(running.status());
+        looks.extend(remote::status(admin));
         if shown {
             let (seconds, of) = (began.elapsed().as_secs(), length.as_secs());
             eprint!("\r  looking: {} of {of} s\x1b[K", seconds.min(of));

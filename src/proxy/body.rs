@@ -1,5 +1,6 @@
 //! The body of a response on its way to the client: streamed frame by frame, never collected.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -41,6 +42,8 @@ enum Kind {
 pub(super) struct Relay {
     /// `None` once the body ended or failed.
     open: Option<Open>,
+    /// The application broke off; said once what came before is on its way.
+    failed: Option<io::Error>,
     idle: IdleTimer,
     /// How long the client may leave a part of the body untaken; `None`: for ever.
     patience: Option<Duration>,
@@ -54,6 +57,8 @@ pub(super) struct Relay {
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) incoming: Incoming,
+    /// The first frame, if it came with the head.
+    pub(super) first: Option<Frame<Bytes>>,
     pub(super) lease: Lease<Permit>,
     pub(super) exchange: Box<Exchange>,
     pub(super) upload: Option<Arc<Upload>>,
@@ -64,6 +69,19 @@ pub(super) struct Open {
 /// then does not ask its body for more: nothing but a look from outside can end it.
 #[derive(Debug, Default)]
 pub(super) struct Stalls(Mutex<Vec<Weak<Mutex<Relay>>>>);
+
+/// Takes what has come of a body together with its head: a response that breaks off in its first
+/// bytes is then none, and the client can be told so.
+pub(super) async fn first_frame(incoming: &mut Incoming) -> hyper::Result<Option<Frame<Bytes>>> {
+    if incoming.is_end_stream() {
+        return Ok(None);
+    }
+    poll_fn(|context| match Pin::new(&mut *incoming).poll_frame(context) {
+        Poll::Ready(Some(frame)) => Poll::Ready(frame.map(Some)),
+        Poll::Ready(None) | Poll::Pending => Poll::Ready(Ok(None)),
+    })
+    .await
+}
 
 // === impl ResponseBody ===
 
@@ -81,10 +99,11 @@ impl ResponseBody {
         idle: Option<Duration>,
         patience: Option<Duration>,
     ) -> ResponseBody {
-        let ended = open.incoming.is_end_stream();
+        let ended = open.first.is_none() && open.incoming.is_end_stream();
         let open = Some(open);
         let idle = IdleTimer::new(idle);
-        let mut relay = Relay { open, idle, patience, untaken: None, given_up: false };
+        let mut relay =
+            Relay { open, failed: None, idle, patience, untaken: None, given_up: false };
         if ended {
             relay.end();
             return ResponseBody(Kind::Whole(None));
@@ -141,13 +160,16 @@ fn lock(relay: &Mutex<Relay>) -> MutexGuard<'_, Relay> {
 
 impl Relay {
     fn is_end_stream(&self) -> bool {
-        self.open.is_none() && !self.given_up
+        self.open.is_none() && self.failed.is_none() && !self.given_up
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.open {
-            Some(open) => open.incoming.size_hint(),
-            None => SizeHint::with_exact(0),
+        let Some(open) = &self.open else { return SizeHint::with_exact(0) };
+        let taken = open.first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+        // What was taken is still to come.
+        match open.incoming.size_hint().exact() {
+            Some(left) => SizeHint::with_exact(left + taken),
+            None => SizeHint::default(),
         }
     }
 
@@ -175,8 +197,15 @@ impl Relay {
     }
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
-        match Pin::new(&mut open.incoming).poll_frame(context) {
+        let polled = match open.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(&mut open.incoming).poll_frame(context),
+        };
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.progress();
                 open.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
@@ -189,10 +218,10 @@ impl Relay {
                 self.end();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.fail("broke off")))),
+            Poll::Ready(Some(Err(_))) => self.fail("broke off", context),
             Poll::Pending => {
                 ready!(self.idle.poll(context));
-                Poll::Ready(Some(Err(self.fail("fell silent"))))
+                self.fail("fell silent", context)
             }
         }
     }
@@ -208,20 +237,27 @@ impl Relay {
         exchange.complete();
     }
 
-    /// The application broke off: the client must see that its response is not whole.
-    fn fail(&mut self, how: &str) -> io::Error {
+    /// The application broke off: the client must see that its response is not whole. But first it
+    /// gets what there is: hyper drops what it has not written yet once the body fails.
+    fn fail(
+        &mut self,
+        how: &str,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if let Some(Open { lease, mut exchange, .. }) = self.open.take() {
             exchange.failed(UpstreamError::HttpResponseIncomplete);
             drop(lease);
             exchange.complete();
         }
-        io::Error::other(format!("the upstream's response {how}"))
+        self.failed = Some(io::Error::other(format!("the upstream's response {how}")));
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The client left, or cannot be written to.
     fn leave(&mut self) {
         let Some(open) = self.open.take() else { return };
-        let Open { incoming, mut lease, mut exchange, upload, finish } = open;
+        let Open { incoming, mut lease, mut exchange, upload, finish, .. } = open;
         exchange.aborted(AbortStage::ResponseBody);
         let whole = upload.is_none_or(|upload| upload.state() == UploadState::Whole);
         match finish.filter(|_| whole) {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::body::Stalls;
 use super::forwarded::Peer;
+use super::interim::Interims;
 use super::tunnel::Tunnel;
 use crate::net::Socket;
 
@@ -28,6 +29,8 @@ pub struct Client {
     pub activity: Activity,
     /// Responses on their way that a client may refuse to take; of HTTP/2 only.
     pub(super) stalls: Stalls,
+    /// What is said before a response; of HTTP/1.1 only.
+    pub interims: Arc<Interims>,
     peer: OnceLock<Peer>,
     tunnel: Mutex<Option<Tunnel>>,
 }
@@ -78,6 +81,7 @@ impl Client {
             worker,
             activity: Activity::new(),
             stalls: Stalls::default(),
+            interims: Arc::default(),
             peer: OnceLock::new(),
             tunnel: Mutex::new(None),
         }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode, Version};
+use http_body::Frame;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::attempt::attempts;
-use super::body::{Open, ResponseBody};
+use super::body::{Open, ResponseBody, first_frame};
 use super::client::Client;
 use super::exchange::Exchange;
 use super::plan::Plan;
@@ -40,10 +41,12 @@ pub(super) async fn forward(
     let offered = outgoing.upgrade.clone();
     exchange.forwarded(upload.clone());
     let answered = attempts(plan, client.worker, &exchange, outgoing, permit, deadline).await;
-    let answered =
-        answered.and_then(|(response, lease)| Ok((clean(response, offered.as_ref())?, lease)));
+    let answered = match answered {
+        Ok((response, lease)) => begun(response, offered.as_ref(), lease).await,
+        Err(error) => Err(error),
+    };
     match answered {
-        Ok((response, mut lease)) => {
+        Ok((response, first, mut lease)) => {
             let (status, lag) = (response.status(), proxy.lag(client.worker));
             let service_time = exchange.answered(status.as_u16());
             let spoilt = lag.spoils(service_time);
@@ -52,7 +55,9 @@ pub(super) async fn forward(
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(switch(response, client, plan, lease, exchange));
             }
-            Ok(relay(response, client, plan, lease, exchange, upload))
+            let open =
+                |incoming| Open { incoming, first, lease, exchange, upload, finish: plan.finish };
+            Ok(relay(response.map(open), client, plan))
         }
         Err(error) => {
             let refusal = blame(error, upload.as_deref());
@@ -64,28 +69,31 @@ pub(super) async fn forward(
     }
 }
 
-/// The response as the client gets it, with a body that passes on what comes.
-fn relay(
-    mut response: Response<Incoming>,
-    client: &Client,
-    plan: &Plan,
+/// A response that is clean HTTP, with what came of its body at once.
+async fn begun(
+    response: Response<Incoming>,
+    offered: Option<&HeaderValue>,
     lease: Lease<Permit>,
-    exchange: Box<Exchange>,
-    upload: Option<Arc<Upload>>,
-) -> Response<ResponseBody> {
-    let partial = upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Whole);
+) -> Result<(Response<Incoming>, Option<Frame<Bytes>>, Lease<Permit>), UpstreamError> {
+    let mut response = clean(response, offered)?;
+    let first = first_frame(response.body_mut()).await;
+    Ok((response, first.map_err(|_| UpstreamError::HttpResponseIncomplete)?, lease))
+}
+
+/// The response as the client gets it, with a body that passes on what comes.
+fn relay(mut response: Response<Open>, client: &Client, plan: &Plan) -> Response<ResponseBody> {
+    let upload = response.body().upload.as_ref();
+    let partial = upload.is_some_and(|upload| upload.state() != UploadState::Whole);
     if partial && !client.activity.is_multiplexed() {
         // What the client still sends, or not (`Expect`), cannot be told from a next request.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         client.activity.leave_unread();
     }
     // A stream of events or messages is silent as long as there is nothing to say.
-    let streams = exchange.is_grpc() || outcome::is_event_stream(response.headers());
+    let streams =
+        response.body().exchange.is_grpc() || outcome::is_event_stream(response.headers());
     let idle = plan.idle_body_timeout.filter(|_| !streams);
-    response.map(|incoming| {
-        let open = Open { incoming, lease, exchange, upload, finish: plan.finish };
-        ResponseBody::relay(open, client, idle, plan.idle_body_timeout)
-    })
+    response.map(|open| ResponseBody::relay(open, client, idle, plan.idle_body_timeout))
 }
 
 /// The connection leaves HTTP once this response is written.

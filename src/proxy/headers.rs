@@ -4,17 +4,19 @@
 //! passes.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRAILER,
-    TRANSFER_ENCODING, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE,
+    TRAILER, TRANSFER_ENCODING, VIA,
 };
 
 /// Fields that mean one hop only, whether `Connection` names them or not. Proxy authentication is
-/// with tidegate, which has none, and must not reach the application.
+/// with tidegate, which has none, and must not reach the application; nor must `Proxy`, which no
+/// standard knows and CGI makes the variable `HTTP_PROXY` of (CVE-2016-5385).
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
         "connection"
             | "keep-alive"
+            | "proxy"
             | "proxy-connection"
             | "http2-settings"
             | "te"
@@ -53,6 +55,7 @@ pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
     remove_nominated(headers);
     // The framing is said anew from what the body is.
     remove_all(headers, |name| is_hop_by_hop(name) || name == "transfer-encoding");
+    count_hop(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -63,6 +66,16 @@ pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
         _ => "1.1 tidegate",
     };
     headers.append(VIA, HeaderValue::from_static(via));
+}
+
+/// RFC 9110, section 7.6.2: a request that counts its hops has one less. Meant for OPTIONS and
+/// TRACE; other methods do without.
+fn count_hop(headers: &mut HeaderMap) {
+    let Some(left) = only(headers, &MAX_FORWARDS) else { return };
+    let left = std::str::from_utf8(left).ok().and_then(|left| left.parse::<u64>().ok());
+    if let Some(left) = left {
+        headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
+    }
 }
 
 /// Makes the head of a response fit for the client.
@@ -157,6 +170,7 @@ mod tests {
             ("upgrade", "h2c"),
             ("http2-settings", "AAMAAABkAAQAAP__"),
             ("proxy-authorization", "Basic eA=="),
+            ("proxy", "http://evil"),
             ("te", "gzip;q=0.5, trailers"),
             ("accept", "*/*"),
         ]);

@@ -37,7 +37,8 @@ pub(super) fn client(
     client
 }
 
-/// The members of a line, the last one first. A comma inside quotes separates nothing.
+/// The members of a line, the last one first. A comma inside quotes separates nothing; a quote that
+/// is never closed is none, lest a client hide what a proxy has added behind it.
 struct Members<'l>(&'l [u8]);
 
 impl<'l> Iterator for Members<'l> {
@@ -48,7 +49,11 @@ impl<'l> Iterator for Members<'l> {
             return None;
         }
         let (mut quoted, mut escaped, mut last) = (false, false, None);
+        let mut comma = None;
         for (at, byte) in self.0.iter().enumerate() {
+            if *byte == b',' {
+                comma = Some(at);
+            }
             match byte {
                 _ if escaped => escaped = false,
                 b'\\' if quoted => escaped = true,
@@ -57,6 +62,7 @@ impl<'l> Iterator for Members<'l> {
                 _ => {}
             }
         }
+        let last = if quoted { comma } else { last };
         let member = &self.0[last.map_or(0, |at| at + 1)..];
         self.0 = &self.0[..last.unwrap_or(0)];
         Some(member.trim_ascii())
@@ -134,6 +140,14 @@ mod tests {
         for odd in ["unknown", "", "_hidden", "192.0.2.1 x", "1.2.3", "\"192.0.2.1\""] {
             assert_eq!(by_x("10.0.0.1", &[&format!("192.0.2.1, {odd}, 10.0.0.2")]), "10.0.0.2");
         }
+    }
+
+    #[test]
+    fn an_open_quote_hides_nothing() {
+        assert_eq!(by_x("10.0.0.1", &["\", 192.0.2.1"]), "192.0.2.1");
+        assert_eq!(by_x("10.0.0.1", &["\"\\\", 192.0.2.1, 10.0.0.2"]), "192.0.2.1");
+        assert_eq!(by_rfc("10.0.0.1", &["for=\", for=192.0.2.1"]), "192.0.2.1");
+        assert_eq!(by_rfc("10.0.0.1", &["for=\"\\, for=\"[2001:db8::1]\""]), "2001:db8::1");
     }
 
     #[test]

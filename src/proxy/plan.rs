@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::arrival::Marks;
 use super::backend::{Backend, LaneAt};
 use super::finish::Finish;
+use super::respond::Refusal;
+use super::screen::{Fault, is_ambiguous};
 use crate::admission::Permit;
 use crate::config::{self, AdmissionMode, ClientAbort, Reject, Route, RouteKind, Upstream};
 use crate::gate::{
@@ -22,10 +24,12 @@ pub(super) struct Plan {
     pub(super) name: String,
     pub(super) backend: Arc<Backend>,
     /// The route's lane in its backend's gate; `None`: it denies everything.
-    pub(super) lane: Option<usize>,
+    lane: Option<usize>,
     /// Lanes that it had under earlier configurations.
     pub(super) former: Vec<LaneAt>,
     pub(super) metrics: RouteMetrics,
+    /// Paths that may mean others are refused.
+    strict_paths: bool,
     /// What its requests say of themselves; `None`: nothing that matters (exempt).
     pub(super) marks: Option<Marks>,
     /// Whether the gate learns from its requests.
@@ -180,6 +184,7 @@ impl Plan {
             lane,
             former,
             metrics,
+            strict_paths: route.paths == config::Paths::Strict,
             marks: (route.admission == AdmissionMode::Queue).then(|| Marks::new(route)),
             learns,
             response_timeout: route.response_timeout,
@@ -194,6 +199,14 @@ impl Plan {
     pub(super) fn lane_at(&self) -> Option<LaneAt> {
         let backend = Arc::clone(&self.backend);
         self.lane.map(|lane| LaneAt { backend, lane })
+    }
+
+    /// The route's lane for a request, which has a path that it takes.
+    pub(super) fn lane_for(&self, path: &str) -> Result<usize, Refusal> {
+        if self.strict_paths && is_ambiguous(path) {
+            return Err(Refusal::Fault(Fault::Ambiguous));
+        }
+        self.lane.ok_or(Refusal::Denied)
     }
 
     /// Says how a request of the route went, if the gate learns from it.

@@ -8,15 +8,18 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
     UPGRADE,
 };
+use http::request::Parts;
 use http::{Request, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 
 use super::client::Client;
+use super::forwarded::{Forwarding, Peer};
+use super::interim::Interim;
 use super::patience::{Patience, is_grpc};
 use super::plan::Plan;
-use super::screen::Target;
+use super::screen::{Target, make_length_plain};
 use super::upload::{Upload, UploadBody};
 use super::{Proxy, headers};
 use crate::upstream::{Protocol, RequestBody};
@@ -37,29 +40,26 @@ pub(super) fn prepare(
     client: &Client,
     request: Request<Incoming>,
     target: Target,
+    interim: Option<Interim>,
 ) -> Outgoing {
     let way = plan.backend.way();
     let (mut parts, body) = request.into_parts();
-    let fields = &mut parts.headers;
     let upload = (!body.is_end_stream()).then(Arc::<Upload>::default);
     let may_upgrade =
         parts.version == Version::HTTP_11 && upload.is_none() && way.pool.can_upgrade();
-    let upgrade = may_upgrade.then(|| offered(fields)).flatten();
-    headers::request(fields, parts.version);
-    proxy.forwarding().apply(fields, client.peer(), &target.host);
-    let host = if target.host.is_empty() { way.authority.clone() } else { target.host };
-    fields.insert(HOST, host);
+    let upgrade = may_upgrade.then(|| offered(&parts.headers)).flatten();
+    rewrite(&mut parts, target, proxy.forwarding(), client.peer(), || way.authority.clone());
+    let fields = &mut parts.headers;
     if let Some(protocols) = &upgrade {
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         fields.insert(UPGRADE, protocols.clone());
     }
-    join_cookies(fields, parts.version);
-
-    let expects = is_expected(fields.get(EXPECT)) && parts.version == Version::HTTP_11;
-    if upload.is_none() || !expects {
+    // An expectation that nobody knows is the application's to refuse (RFC 9110, section 10.1.1).
+    let asks = is_expected(fields.get(EXPECT));
+    let expects = asks && parts.version == Version::HTTP_11 && upload.is_some();
+    if asks && !expects {
         fields.remove(EXPECT);
     }
-    parts.uri = Uri::from(target.path_and_query);
     parts.extensions.clear();
     let sent = match &upload {
         Some(upload) => {
@@ -70,15 +70,34 @@ pub(super) fn prepare(
         None => no_body(),
     };
     let mut request = Request::from_parts(parts, sent);
-    if let (Some(upload), true) = (&upload, expects) {
-        let upload = Arc::clone(upload);
-        hyper::ext::on_informational(&mut request, move |informational| {
-            if informational.status() == StatusCode::CONTINUE {
-                upload.ask();
-            }
+    let asked = upload.clone().filter(|_| expects);
+    if asked.is_some() || interim.is_some() {
+        hyper::ext::on_informational(&mut request, move |came| match (&asked, &interim) {
+            (Some(upload), _) if came.status() == StatusCode::CONTINUE => upload.ask(),
+            (_, Some(interim)) => interim.say(came.status(), came.headers()),
+            (_, None) => {}
         });
     }
     Outgoing { request: Box::new(request), upload, upgrade }
+}
+
+/// The head of a request as the application gets it, but for what depends on its body. `authority`:
+/// the `Host` for a client that names none.
+pub(super) fn rewrite(
+    parts: &mut Parts,
+    target: Target,
+    forwarding: &Forwarding,
+    peer: &Peer,
+    authority: impl FnOnce() -> HeaderValue,
+) {
+    let fields = &mut parts.headers;
+    headers::request(fields, parts.version);
+    make_length_plain(fields);
+    forwarding.apply(fields, peer, &target.host);
+    let host = if target.host.is_empty() { authority() } else { target.host };
+    fields.insert(HOST, host);
+    join_cookies(fields, parts.version);
+    parts.uri = Uri::from(target.path_and_query);
 }
 
 impl Outgoing {

@@ -16,6 +16,9 @@ use crate::config::{Reject, RejectBody, RetryAfter};
 use crate::gate::{RejectReason, Rejection};
 use crate::upstream::UpstreamError;
 
+/// What an application may be asked for through tidegate, as far as tidegate knows.
+const METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// What a client gets whose connection is one too many and no other can be closed for it.
@@ -75,6 +78,9 @@ pub(super) fn refusal(
     close: bool,
     grpc: bool,
 ) -> Response<Bytes> {
+    if refusal == Refusal::Fault(Fault::LastHop) {
+        return last_hop(close);
+    }
     let problem = describe(refusal, style);
     let (mut response, kind) = match grpc_status(refusal).filter(|_| grpc) {
         Some(status) => (trailers_only(status, &problem), Some("application/grpc")),
@@ -89,12 +95,23 @@ pub(super) fn refusal(
     if let Some(kind) = kind {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     }
-    if refusal == Refusal::Fault(Fault::Connect) {
+    if matches!(refusal, Refusal::Fault(Fault::Connect | Fault::Trace)) {
         // RFC 9110, section 15.5.6: a 405 names what is allowed.
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS"));
+        headers.insert(ALLOW, HeaderValue::from_static(METHODS));
     }
     if close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The answer to OPTIONS that must not go any further: what can be asked for here.
+fn last_hop(close: bool) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));
+    if close {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -166,6 +183,7 @@ fn describe(refusal: Refusal, style: &Reject) -> Problem {
 fn faulty(fault: Fault) -> Problem {
     match fault {
         Fault::Host => plain(StatusCode::BAD_REQUEST, "The request needs exactly one valid Host."),
+        Fault::Ambiguous => plain(StatusCode::BAD_REQUEST, "The request's path is ambiguous."),
         Fault::Target => plain(StatusCode::BAD_REQUEST, "The request's target is not valid."),
         Fault::Framing => plain(StatusCode::BAD_REQUEST, "The request's framing is ambiguous."),
         Fault::Coding => {
@@ -173,6 +191,8 @@ fn faulty(fault: Fault) -> Problem {
             plain(StatusCode::NOT_IMPLEMENTED, detail)
         }
         Fault::Connect => plain(StatusCode::METHOD_NOT_ALLOWED, "This server is not a tunnel."),
+        Fault::Trace => plain(StatusCode::METHOD_NOT_ALLOWED, "Nothing is traced here."),
+        Fault::LastHop => plain(StatusCode::NO_CONTENT, "This is the last hop."),
         Fault::Field => plain(StatusCode::BAD_REQUEST, "A field of the request is not valid."),
         Fault::Version => {
             let detail = "HTTP/1.0, HTTP/1.1 and HTTP/2 are understood here.";
@@ -357,9 +377,11 @@ mod tests {
         let mut refusals: Vec<_> = [
             Fault::Host,
             Fault::Target,
+            Fault::Ambiguous,
             Fault::Framing,
             Fault::Coding,
             Fault::Connect,
+            Fault::Trace,
             Fault::Version,
             Fault::Field,
         ]

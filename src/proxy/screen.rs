@@ -2,9 +2,13 @@
 //!
 //! Each check names the rule it holds; see `Fault` for the list.
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use std::net::Ipv6Addr;
+
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
+
+use super::headers;
 
 /// Why a request is not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +17,20 @@ pub(super) enum Fault {
     Host,
     /// A target in none of the forms of RFC 9112, section 3.2, for this method.
     Target,
-    /// `Transfer-Encoding` in a request of HTTP/1.0 (RFC 9112, section 6.1).
+    /// `Transfer-Encoding` in a request of HTTP/1.0 (RFC 9112, section 6.1), or a length that is
+    /// too much for a signed number: some applications have nothing else (RFC 9110, section 8.6:
+    /// "prevent parsing errors due to integer conversion overflows").
     Framing,
     /// A transfer coding other than exactly one `chunked` (RFC 9112, section 6.1).
     Coding,
+    /// A path that may mean another one, on a route that takes none.
+    Ambiguous,
     /// CONNECT: tidegate is no tunnel.
     Connect,
+    /// OPTIONS that has come to its last hop (RFC 9110, section 7.6.2). No fault of anybody's.
+    LastHop,
+    /// TRACE that has come to its last hop: it would show the fields of proxies before tidegate.
+    Trace,
     /// A version other than HTTP/1.0, HTTP/1.1 and HTTP/2.
     Version,
     /// A field value of HTTP/2 that begins or ends with a blank (RFC 9113, section 8.2.1).
@@ -41,6 +53,7 @@ pub(super) fn screen<B>(request: &Request<B>) -> Result<Target, Fault> {
         Version::HTTP_2 => check_fields(request)?,
         _ => return Err(Fault::Version),
     }
+    check_last_hop(request)?;
     let (path_and_query, authority) = split(request.method(), request.uri())?;
     let host = match request.version() {
         Version::HTTP_2 => host_of_http2(request, authority)?,
@@ -85,8 +98,48 @@ fn host_of_http2<B>(
     }
 }
 
+/// Whether a request that counts its hops may go any further.
+fn check_last_hop<B>(request: &Request<B>) -> Result<(), Fault> {
+    let fault = match *request.method() {
+        Method::OPTIONS => Fault::LastHop,
+        Method::TRACE => Fault::Trace,
+        _ => return Ok(()),
+    };
+    let left = headers::only(request.headers(), &MAX_FORWARDS).unwrap_or_default();
+    let is_zero = !left.is_empty() && left.iter().all(|&byte| byte == b'0');
+    if is_zero { Err(fault) } else { Ok(()) }
+}
+
+/// Makes a length that passed the check a number that everybody reads alike: some take `010` for
+/// eight.
+pub(super) fn make_length_plain(headers: &mut HeaderMap) {
+    let Some(known) = headers.get(CONTENT_LENGTH) else { return };
+    if !is_plain(known.as_bytes())
+        && let Some(length) = length(known.as_bytes())
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// Without zeros in front.
+fn is_plain(digits: &[u8]) -> bool {
+    digits.len() == 1 || digits.first() != Some(&b'0')
+}
+
+/// A length by its digits, as one number and no other.
+fn length(digits: &[u8]) -> Option<u64> {
+    let clean = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let text = clean.then(|| std::str::from_utf8(digits).ok()).flatten()?;
+    text.parse().ok().filter(|&length| i64::try_from(length).is_ok())
+}
+
 fn check_framing<B>(request: &Request<B>) -> Result<(), Fault> {
     let headers = request.headers();
+    if let Some(known) = headers.get(CONTENT_LENGTH)
+        && length(known.as_bytes()).is_none()
+    {
+        return Err(Fault::Framing);
+    }
     let Some(coding) = headers.get(TRANSFER_ENCODING) else { return Ok(()) };
     if request.version() == Version::HTTP_10 || headers.contains_key(CONTENT_LENGTH) {
         return Err(Fault::Framing);
@@ -108,24 +161,68 @@ fn host_field<B>(request: &Request<B>) -> Result<HeaderValue, Fault> {
     }
 }
 
-/// `uri-host [":" port]`, or empty, by its alphabet (RFC 9110, section 7.2; RFC 3986, section
-/// 3.2.2).
+/// `uri-host [":" port]`, or empty (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
 fn is_host(host: &HeaderValue) -> bool {
     let bytes = host.as_bytes();
-    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte);
     match bytes.first() {
         None => true,
         Some(b'[') => {
             let Some(end) = bytes.iter().position(|&byte| byte == b']') else { return false };
-            let inside = &bytes[1..end];
-            let address = |byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(byte);
-            !inside.is_empty() && inside.iter().all(address) && is_port(&bytes[end + 1..])
+            let inside = std::str::from_utf8(&bytes[1..end]).unwrap_or_default();
+            inside.parse::<Ipv6Addr>().is_ok() && is_port(&bytes[end + 1..])
         }
         Some(_) => {
             let end = bytes.iter().position(|&byte| byte == b':').unwrap_or(bytes.len());
-            end > 0 && bytes[..end].iter().all(name) && is_port(&bytes[end..])
+            end > 0 && is_reg_name(&bytes[..end]) && is_port(&bytes[end..])
         }
     }
+}
+
+/// A name by its alphabet, each escape whole.
+fn is_reg_name(bytes: &[u8]) -> bool {
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte);
+    bytes.iter().all(name) && escapes_are_whole(bytes)
+}
+
+/// Whether two digits follow each `%`.
+fn escapes_are_whole(bytes: &[u8]) -> bool {
+    let mut parts = bytes.split(|&byte| byte == b'%').skip(1);
+    parts.all(|rest| rest.get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit)))
+}
+
+/// Whether an application may take a path for another one than it looks like: dot segments, empty
+/// segments, parameters (`;`), separators and NUL in disguise, escapes that are none. Such a path
+/// may slip past a route that was meant for it.
+pub(super) fn is_ambiguous(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    if !escapes_are_whole(bytes) {
+        return true;
+    }
+    let hidden = bytes.windows(3).any(|three| {
+        matches!(three, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C'] | b"%00")
+    });
+    let odd = bytes.iter().any(|byte| matches!(byte, b'\\' | b';'));
+    // The first segment is what stands before the first slash: nothing.
+    let mut segments = path.split('/').skip(1).peekable();
+    let mut unclear = false;
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        unclear |= is_dots(segment.as_bytes()) || (segment.is_empty() && !last);
+    }
+    hidden || odd || unclear
+}
+
+/// `.` or `..`, each dot escaped or not.
+fn is_dots(mut segment: &[u8]) -> bool {
+    let mut dots = 0;
+    while !segment.is_empty() {
+        segment = match segment {
+            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+            _ => return false,
+        };
+        dots += 1;
+    }
+    matches!(dots, 1 | 2)
 }
 
 /// Nothing, or a colon and digits.
@@ -176,19 +273,18 @@ pub(super) fn clean_response_framing(headers: &mut HeaderMap) -> bool {
     }
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let Some(first) = lengths.next() else { return true };
-    let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    if lengths.next().is_none() && digits(first.as_bytes()) {
+    if lengths.next().is_none() && is_plain(first.as_bytes()) && length(first.as_bytes()).is_some()
+    {
         return true;
     }
     // RFC 9112, section 6.3: the same length more than once is that length.
-    let length = first.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
-    let length = length.trim_ascii();
+    let first = first.as_bytes().split(|&byte| byte == b',').next().unwrap_or_default();
     let lines = headers.get_all(CONTENT_LENGTH).iter();
     let mut members = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b','));
-    let agree = digits(length) && members.all(|member| member.trim_ascii() == length);
-    match HeaderValue::from_bytes(length) {
-        Ok(canonical) if agree => {
-            headers.insert(CONTENT_LENGTH, canonical);
+    let agree = members.all(|member| member.trim_ascii() == first.trim_ascii());
+    match length(first.trim_ascii()) {
+        Some(length) if agree => {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
             true
         }
         _ => false,
@@ -213,10 +309,13 @@ mod tests {
 
     #[test]
     fn hosts() {
-        for host in ["a", "a:80", "a.b-c_d", "[::1]", "[::1]:80", "127.0.0.1:1", "a:"] {
+        for host in ["a", "a:80", "a.b-c_d", "[::1]", "[::1]:80", "127.0.0.1:1", "a:", "a%2f"] {
             assert_eq!(fault("GET", "/", &[("host", host)]), None, "{host}");
         }
         for host in ["a b", "a/b", "a@b", "a:x", "[::1", "[]", "[::1]x", ":80", "a,b", "a\"b"] {
+            assert_eq!(fault("GET", "/", &[("host", host)]), Some(Fault::Host), "{host}");
+        }
+        for host in ["a%", "a%2", "%zz", "[1]", "[:::]", "[::1%25x]", "[::1]:x", "a:123456"] {
             assert_eq!(fault("GET", "/", &[("host", host)]), Some(Fault::Host), "{host}");
         }
         assert_eq!(fault("GET", "/", &[]), Some(Fault::Host));
@@ -259,6 +358,83 @@ mod tests {
         }
     }
 
+    #[test]
+    fn lengths_fit_a_signed_number() {
+        let with = |length| fault("POST", "/", &[("host", "a"), ("content-length", length)]);
+        for length in ["0", "005", "9223372036854775807"] {
+            assert_eq!(with(length), None, "{length}");
+        }
+        for length in ["9223372036854775808", "18446744073709551616", "+1", "1_0", ""] {
+            assert_eq!(with(length), Some(Fault::Framing), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_last_hop_answers_itself() {
+        for (method, left, found) in [
+            ("OPTIONS", "0", Some(Fault::LastHop)),
+            ("OPTIONS", "00", Some(Fault::LastHop)),
+            ("TRACE", "0", Some(Fault::Trace)),
+            ("OPTIONS", "1", None),
+            ("OPTIONS", "x", None),
+            ("GET", "0", None),
+        ] {
+            let fields = [("host", "a"), ("max-forwards", left)];
+            assert_eq!(fault(method, "/", &fields), found, "{method} {left}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_paths() {
+        for path in [
+            "/",
+            "/a",
+            "/a/",
+            "/a.b/.c/..d/...",
+            "/a%20b",
+            "/%41",
+            "/%2541",
+            "/a~b",
+            "/\u{e9}",
+            "*",
+            "/.well-known/x",
+            "/a%2e",
+            "/%2e%2e%2e",
+        ] {
+            assert!(!is_ambiguous(path), "{path}");
+        }
+        for path in [
+            "//",
+            "//a",
+            "/a//b",
+            "/a//",
+            "/.",
+            "/..",
+            "/./a",
+            "/a/..",
+            "/a/../b",
+            "/%2e",
+            "/%2E.",
+            "/.%2e/a",
+            "/a/%2e%2E/b",
+            "/a%2fb",
+            "/a%2Fb",
+            "/a%5cb",
+            "/a%5Cb",
+            "/a\\b",
+            "/a;b",
+            "/a/..;/b",
+            "/a%00",
+            "/%",
+            "/%2",
+            "/%zz",
+            "/a%2",
+            "/%%41",
+        ] {
+            assert!(is_ambiguous(path), "{path}");
+        }
+    }
+
     fn framing(fields: &[(&str, &str)]) -> Option<Vec<String>> {
         let mut headers = request("GET", "/", fields).headers().clone();
         let clean = clean_response_framing(&mut headers);
@@ -276,6 +452,7 @@ mod tests {
         assert_eq!(framing(&[(length, "5"), (coding, "chunked")]), None);
         assert_eq!(framing(&[(length, "5, 6")]), None);
         assert_eq!(framing(&[(length, "+5")]), None);
+        assert_eq!(framing(&[(length, "9223372036854775808")]), None);
         assert_eq!(framing(&[(coding, "foo")]), None);
         assert_eq!(framing(&[(coding, "gzip, chunked")]), None);
         assert_eq!(framing(&[(coding, "chunked"), (coding, "chunked")]), None);

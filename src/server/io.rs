@@ -15,6 +15,10 @@ use super::frames::Meter;
 use crate::net::Socket;
 use crate::proxy::{Client, Phase};
 
+/// As much of a body is read at once: hyper's buffers grow with what a read brings, and several are
+/// full while an upload is slow to be taken.
+const MAX_READ: usize = 16 * 1024 - 1;
+
 /// Reads and writes what a client says.
 pub(super) struct ClientIo {
     client: Arc<Client>,
@@ -28,6 +32,8 @@ pub(super) struct ClientIo {
     head: usize,
     /// hyper is done: the end may be told on the wire.
     free: bool,
+    /// What is said past hyper, between two of its messages, and not written yet.
+    interim: Bytes,
     /// Reads along on a connection of HTTP/2.
     meter: Option<Meter>,
 }
@@ -70,7 +76,8 @@ impl ClientIo {
     fn over(transport: Transport, client: &Arc<Client>, max_head: usize) -> ClientIo {
         let client = Arc::clone(client);
         let first = Bytes::new();
-        ClientIo { client, transport, first, max_head, head: 0, free: false, meter: None }
+        let interim = Bytes::new();
+        ClientIo { client, transport, first, max_head, head: 0, free: false, interim, meter: None }
     }
 
     /// What was read and not used is read again.
@@ -124,9 +131,22 @@ impl ClientIo {
         match self.client.activity.phase().0 {
             Phase::Idle => self.head = 0,
             Phase::Head => {}
-            Phase::Busy => return usize::MAX,
+            Phase::Busy => return MAX_READ,
         }
         self.max_head.saturating_sub(self.head).max(1)
+    }
+
+    /// Writes to the end what is said past hyper. It may have been begun: hyper waits.
+    fn poll_interim(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let polled = match &mut self.transport {
+                Transport::Plain(socket) => Pin::new(socket).poll_write(task, &self.interim),
+                Transport::Secure(stream) => Pin::new(stream).poll_write(task, &self.interim),
+            };
+            let written = ready!(self.noted(polled))?;
+            self.interim.advance(written);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Passes on whether a write found the client reading, and what it took.
@@ -207,6 +227,7 @@ impl AsyncWrite for ClientIo {
         task: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(task))?;
         let polled = match &mut self.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(task, bytes),
             Transport::Secure(stream) => Pin::new(stream).poll_write(task, bytes),
@@ -215,6 +236,13 @@ impl AsyncWrite for ClientIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper has written all that it has.
+        if self.interim.is_empty()
+            && let Some(interim) = self.client.interims.take()
+        {
+            self.interim = interim.into();
+        }
+        ready!(self.poll_interim(task))?;
         match &mut self.transport {
             Transport::Plain(_) => Poll::Ready(Ok(())),
             Transport::Secure(stream) => {
@@ -247,6 +275,7 @@ impl AsyncWrite for ClientIo {
         task: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(task))?;
         let polled = match &mut self.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(task, bufs),
             Transport::Secure(stream) => Pin::new(stream).poll_write_vectored(task, bufs),

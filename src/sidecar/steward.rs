@@ -11,7 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Connectors, StartError, bind_all, drain, fit_descriptors};
+use super::{Connectors, StartError, bind_all, drain, fit_descriptors, fit_memory};
 use crate::admin::{Order, Running, State};
 use crate::config::{Listen, Loaded};
 use crate::server::Tls;
@@ -137,6 +137,7 @@ impl Steward {
         let old = self.state.running.load_full();
         let late = keep_for_life(&mut loaded, &old);
         fit_descriptors(&mut loaded.config);
+        fit_memory(&mut loaded.config);
         let effective = loaded.effective_toml();
         let config = loaded.config;
         let tls = match &config.server.tls {

@@ -1,15 +1,21 @@
 //! The bytes of a connection to the application, watched.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BufMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::connect::Stream;
+
+/// As much is read at once. hyper's buffers grow with what a read brings, up to the longest head,
+/// and three or four of them are full while a client reads slowly: one byte more here and each of
+/// those clients costs 32 KiB a buffer, not 16.
+const MAX_READ: usize = 16 * 1024 - 1;
 
 /// Notes that bytes have come, and lets the read side tell how a connection ended: an application
 /// that answers early and closes makes writing fail while its answer waits to be read.
@@ -56,7 +62,11 @@ impl<T: Unpin> AsyncRead for Watched<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buf);
+        let polled = {
+            let mut limited = (&mut *buf).limit(MAX_READ);
+            let reading = pin!(self.stream.read_buf(&mut limited));
+            reading.poll(context).map_ok(|_| ())
+        };
         if buf.filled().len() > before {
             self.answered.store(true, Ordering::Relaxed);
             if let Some(bell) = &self.bell {

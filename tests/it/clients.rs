@@ -1,6 +1,6 @@
 //! Real clients and applications of protocols that live long: gRPC, WebSocket, a browser.
 //!
-//! Python is the one of `target/python`, into which `.ci/run` installs the packages.
+//! Python is the one of `target/tools/venv`, into which `.ci/run` installs the packages.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -35,7 +35,7 @@ fn run(program: PathBuf, arguments: &[&str]) -> Script {
 fn python(script: &str, arguments: &[&str]) -> Script {
     let script = here("tests/clients").join(script);
     let script = script.to_str().expect("a path in UTF-8");
-    run(here("target/python/bin/python"), &[&[script], arguments].concat())
+    run(here("target/tools/venv/bin/python"), &[&[script], arguments].concat())
 }
 
 impl Script {
@@ -50,7 +50,7 @@ impl Script {
 }
 
 #[tokio::test]
-#[ignore = "needs target/python with grpcio"]
+#[ignore = "needs target/tools/venv with grpcio"]
 async fn every_kind_of_call_of_grpc() {
     let mut app = python("grpc_peer.py", &["serve"]);
     let address = ([127, 0, 0, 1], app.port().await).into();
@@ -72,7 +72,7 @@ async fn every_kind_of_call_of_grpc() {
 }
 
 #[tokio::test]
-#[ignore = "needs target/python with websockets"]
+#[ignore = "needs target/tools/venv with websockets"]
 async fn websockets_of_python() {
     let mut app = python("websocket_peer.py", &["serve"]);
     let tide = Tide::before(([127, 0, 0, 1], app.port().await).into(), "");
@@ -84,7 +84,7 @@ async fn websockets_of_python() {
 }
 
 #[tokio::test]
-#[ignore = "needs chromium, and target/python with websockets"]
+#[ignore = "needs chromium, and target/tools/venv with websockets"]
 async fn websockets_of_a_browser() {
     let mut app = python("websocket_peer.py", &["serve"]);
     let tide = Tide::before(([127, 0, 0, 1], app.port().await).into(), "");

@@ -136,6 +136,20 @@ async fn without_a_body_there_is_nothing_to_expect() {
     }
 }
 
+/// Whatever else a client expects is the application's to refuse (RFC 9110, section 10.1.1).
+#[tokio::test]
+async fn other_expectations_pass() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = tide.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\nContent-Length: 2\r\n\r\nhi").await;
+    let mut conn = app.accept().await;
+    let request = conn.request().await;
+    assert_eq!((request.field("expect"), request.text()), (Some("tea"), "hi"));
+    conn.send("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 417);
+}
+
 #[tokio::test]
 async fn who_does_not_wait_for_the_100_is_served_too() {
     let app = App::start().await;

@@ -334,19 +334,71 @@ async fn trailers_pass_both_ways_but_not_those_that_change_the_message() {
 }
 
 #[tokio::test]
-async fn interim_responses_other_than_100_are_dropped() {
+async fn interim_responses_pass() {
     let app = App::start().await;
-    let tide = Tide::before(app.address, "");
+    let tide = Tide::before(app.address, "[server]\nworkers = 1\n");
     let mut client = tide.client().await;
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut conn: Option<Wire> = None;
+    // Twice, so that those of the first request cannot be taken for the second's.
+    for round in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let conn = match &mut conn {
+            Some(conn) => conn,
+            none => none.insert(app.accept().await),
+        };
+        conn.head().await;
+        conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: 1\r\n\r\n").await;
+        let hints = client.response().await.head.raw;
+        assert_eq!(hints, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "{round}");
+        // What comes together with the response is said before it; 100 is nobody's business.
+        conn.send(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nContent-Length: 5\r\n\r\n\
+             HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        )
+        .await;
+        assert_eq!(client.response().await.head.raw, "HTTP/1.1 102 Processing\r\n\r\n");
+        let response = client.response().await;
+        assert_eq!((response.status(), response.text()), (200, "ok"));
+        assert!(!response.head.has("link"));
+    }
+    // RFC 9110, section 15.2.
+    let mut client = tide.client().await;
+    client.send("GET / HTTP/1.0\r\n\r\n").await;
+    let conn = conn.as_mut().unwrap();
+    conn.head().await;
+    conn.send("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(client.response().await.status(), 200);
+    assert!(client.rest().await.is_empty());
+    tide.at_rest().await;
+}
+
+/// A client that does not read: what is said before the second response waits for the first one,
+/// and is never written into it.
+#[tokio::test]
+async fn interim_responses_wait_for_the_response_before() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "[server]\nworkers = 1\n");
+    let mut client = tide.client().await;
+    client.small_buffers();
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let mut conn = app.accept().await;
     conn.head().await;
-    conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n").await;
-    conn.send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-        .await;
-    let response = client.response().await;
-    assert_eq!((response.status(), response.text()), (200, "ok"));
-    assert!(!response.head.has("link"));
+    const SIZE: usize = 4 * 1024 * 1024;
+    let first = async {
+        conn.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+        conn.send(vec![b'x'; SIZE]).await;
+        conn.head().await;
+        conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
+        conn.send(OK).await;
+    };
+    let reading = async {
+        client.pause(std::time::Duration::from_millis(200)).await;
+        let response = client.response().await;
+        assert!(response.body.len() == SIZE && response.body.iter().all(|byte| *byte == b'x'));
+        assert_eq!(client.response().await.head.line, "HTTP/1.1 103 Early Hints");
+        assert_eq!(client.response().await.status(), 200);
+    };
+    tokio::join!(first, reading);
 }
 
 #[tokio::test]
@@ -429,4 +481,23 @@ async fn odd_statuses_pass() {
     }
     let metrics = tide.at_rest().await;
     assert_eq!(metrics.sum("tidegate_requests_total", &[("code", "other")]), 2.0);
+}
+
+#[tokio::test]
+async fn strict_routes_take_no_paths_that_may_mean_others() {
+    let app = App::start().await;
+    let toml = "[[route]]\nname = \"strict\"\nmatch = { path = \"/s\" }\npaths = \"strict\"\n";
+    let tide = Tide::before(app.address, toml);
+    for path in ["/s/../t", "/s/%2e%2E/t", "/s//t", "/s/a%2Fb", "/s/a%5Cb", "/s/a;b", "/s/%zz"] {
+        let mut client = tide.client().await;
+        let refused = client.get(path).await;
+        assert_eq!(refused.status(), 400, "{path}");
+    }
+    for path in ["/s/a%20b?x=/../", "/t/../s", "/s"] {
+        let mut client = tide.client().await;
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        let (_conn, seen) = app.serve("").await;
+        assert_eq!(seen.head.line, format!("GET {path} HTTP/1.1"), "passed on as it came");
+        assert_eq!(client.response().await.status(), 200);
+    }
 }

@@ -41,6 +41,11 @@ async fn heads_that_are_not_clean_never_reach_the_application() {
         (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5 5\r\n\r\nhello"),
         (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n"),
         (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551621\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9223372036854775808\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5,\r\n\r\nhello"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\nContent-Length: 5\r\n\r\nhello"),
         (
             400,
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -77,6 +82,16 @@ async fn heads_that_are_not_clean_never_reach_the_application() {
         (400, "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
         (400, "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"),
         (400, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: a?b\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: a#b\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: a\\b\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: a%zz\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: \u{e9}\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: ::1\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: [:::1]\r\n\r\n"),
+        (400, "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+        (400, "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n"),
+        (400, "GET / HTTP/1.0\r\nHost: a b\r\n\r\n"),
         (400, "GET / HTTP/1.1\r\nHost: a:b\r\n\r\n"),
         (400, "GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
         (400, "GET http://a/ HTTP/1.1\r\n\r\n"),
@@ -327,6 +342,21 @@ async fn answers_that_are_not_clean_become_502() {
         "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
         "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775808\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551621\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\nhello",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX(: a\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 a\x01b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 2x0 OK\r\nContent-Length: 0\r\n\r\n",
+        " HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.2 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "ICY 200 OK\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n\r\n0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhello",
@@ -360,7 +390,11 @@ async fn answers_that_are_not_clean_become_502() {
 async fn equal_lengths_of_an_answer_become_one() {
     let app = App::start().await;
     let tide = Tide::before(app.address, "");
-    for lengths in ["Content-Length: 5\r\nContent-Length: 5", "Content-Length: 5, 5"] {
+    for lengths in [
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5, 5",
+        "Content-Length: 5 ,5\r\nContent-Length: 5",
+    ] {
         let mut client = tide.client().await;
         client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         let mut conn = app.accept().await;
@@ -470,6 +504,9 @@ async fn heads_that_break_off_become_502() {
                 conn.reset()
             } else {
                 drop(conn)
+            }
+            if answer.contains("103") {
+                assert_eq!(client.response().await.status(), 103);
             }
             client.response().await.assert_own(502, "connection_terminated");
         }

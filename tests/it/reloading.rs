@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::config::{self, Format, Loaded, Overrides};
 use tidegate::sidecar::{Sidecar, Source};
 
-use crate::support::{App, Echo, Metrics, Tide, Wire, soon};
+use crate::support::{App, Echo, Metrics, Process, Tide, Wire, soon};
 
 /// A file that is written in the test.
 #[derive(Clone)]
@@ -323,4 +324,42 @@ async fn orders_come_from_this_machine_and_from_no_browser() {
     assert_eq!(order(&plain.replace("/reload", "/drain")).await.text(), "drained\n");
     assert_eq!(tide.metrics().await.sum("tidegate_draining", &[]), 1.0);
     assert!(tide.sidecar.reload().await.is_err(), "too late");
+}
+
+fn tidegate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).output().expect("it runs")
+}
+
+#[tokio::test]
+async fn a_file_that_changes_is_loaded_and_commands_do_it_at_once() {
+    let app = Echo::start(Duration::ZERO).await;
+    let mut process = Process::start(app.address, "[upstream]\nmax_in_flight = 4\n");
+    process.replace_config("[upstream]\nmax_in_flight = 5\n");
+    let line = process.line("configuration");
+    assert_eq!(line["change"], "upstream.max_in_flight: 4 -> 5");
+
+    let admin = process.admin.to_string();
+    let reload = || tidegate(&["reload", "--admin", &admin]);
+    process.replace_config("[upstream]\nmax_in_flight = 6\n[server]\nwatch_config = false\n");
+    let done = reload();
+    let told = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{done:?}");
+    // The watch may have been faster.
+    assert!(told.contains("5 -> 6") || told.contains("nothing has changed"), "{told}");
+    process.replace_config("[upstream]\nmax_in_flight = six\n");
+    let done = reload();
+    assert_eq!(done.status.code(), Some(78), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("six"), "{done:?}");
+
+    let done = tidegate(&["drain", "--admin", &admin]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(
+        process
+            .until("draining", |m| m.sum("tidegate_draining", &[]) == 1.0)
+            .await
+            .sum("tidegate_connections", &[]),
+        0.0
+    );
+    process.signal(rustix::process::Signal::TERM);
+    assert!(process.exit().await.success());
 }

@@ -30,13 +30,6 @@ impl Metrics {
         Metrics(series.collect())
     }
 
-    /// The page itself, with what it says about each family.
-    pub async fn help(admin: SocketAddr) -> String {
-        let mut wire = Wire::connect(admin).await;
-        let request = "GET /metrics HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
-        wire.exchange(request).await.text().to_owned()
-    }
-
     /// Scrapes until it holds.
     pub async fn until(admin: SocketAddr, what: &str, holds: impl Fn(&Metrics) -> bool) -> Metrics {
         let deadline = Instant::now() + PATIENCE;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -24,6 +24,8 @@ pub struct Process {
     /// Where clients connect.
     pub address: SocketAddr,
     pub admin: SocketAddr,
+    /// Its configuration.
+    pub config: PathBuf,
 }
 
 // === impl Process ===
@@ -37,15 +39,21 @@ impl Process {
 
     /// The same, by a shell script that ends in `exec "$@"`, to set limits before.
     pub fn start_by(script: &str, upstream: SocketAddr, toml: &str) -> Process {
-        let mut child = command(script, upstream, toml)
+        let config = written(toml);
+        let mut child = command_with(script, upstream, &config)
             .stderr(Stdio::piped())
             .spawn()
             .expect("sh starts the binary");
         let log = follow(child.stderr.take().expect("piped"));
-        let mut process = Process { child, log, address: NOWHERE, admin: NOWHERE };
+        let mut process = Process { child, log, address: NOWHERE, admin: NOWHERE, config };
         process.address = process.announced("listening");
         process.admin = process.announced("admin: ");
         process
+    }
+
+    /// Puts another configuration in the place of its own, in one step.
+    pub fn replace_config(&self, toml: &str) {
+        fs::rename(written(toml), &self.config).expect("both are files in one directory");
     }
 
     /// A new connection of a client.
@@ -110,10 +118,14 @@ const NOWHERE: SocketAddr =
 
 /// `tidegate run` by a shell script that ends in `exec "$@"`.
 pub fn command(script: &str, upstream: SocketAddr, toml: &str) -> Command {
+    command_with(script, upstream, &written(toml))
+}
+
+fn command_with(script: &str, upstream: SocketAddr, config: &Path) -> Command {
     let mut command = Command::new("sh");
     command
         .args(["-c", script, "sh", env!("CARGO_BIN_EXE_tidegate"), "run", "--config"])
-        .arg(written(toml))
+        .arg(config)
         .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
         .args(["--log-format", "json", "--upstream", &format!("http://{upstream}")])
         .stdin(Stdio::null())

@@ -1,0 +1,25 @@
+//! What the fuzz targets (`fuzz/`) look at: the meter of frames, without connections.
+
+use tokio::time::Instant;
+
+use super::frames::Meter;
+
+/// A client of HTTP/2 whose frames are weighed while time stands still.
+#[derive(Debug)]
+pub struct Weighed(Meter, Instant);
+
+// === impl Weighed ===
+
+impl Weighed {
+    /// The first `preface` bytes are no frame.
+    #[must_use]
+    pub fn new(preface: usize) -> Weighed {
+        let now = Instant::now();
+        Weighed(Meter::new(preface, now), now)
+    }
+
+    /// More has come; `false`: it floods.
+    pub fn read(&mut self, bytes: &[u8]) -> bool {
+        self.0.read(bytes, self.1)
+    }
+}

@@ -1,0 +1,114 @@
+//! How many clients fit into the memory that the process may have.
+//!
+//! A process that needs more than its cgroup allows is killed, with everybody whom it serves; one
+//! that turns clients away is not. What a client costs is measured by `tests/it/memory.rs` and
+//! explained in the README ("Memory").
+
+use std::fs;
+
+use crate::config::Config;
+
+/// What is there before the first client: code, runtimes, metrics, the routes of a usual file.
+const BASE: u64 = 8 * 1024 * 1024;
+/// Of each connection, beside the longest head.
+const CONNECTION: u64 = 9 * 1024;
+/// Of each request that is with the application, for what its client or the application is too
+/// slow to take.
+const EXCHANGE: u64 = 64 * 1024;
+/// Below that nobody would be served any more.
+const FEWEST: u64 = 32;
+
+/// Lowers the bound on client connections to what fits into the memory of the process's cgroup.
+pub fn fit_memory(config: &mut Config) {
+    let Some(limit) = limit(&|path| fs::read_to_string(path).ok()) else { return };
+    let most = most_connections(config, limit);
+    if config.server.max_connections <= most {
+        return;
+    }
+    tracing::warn!(
+        memory_bytes = limit,
+        wanted = config.server.max_connections,
+        max_connections = most,
+        "the memory limit of the container is too low for the configuration; \
+         connections are bounded further"
+    );
+    config.server.max_connections = most;
+}
+
+/// How many connections fit, whatever their clients do.
+fn most_connections(config: &Config, limit: u64) -> u32 {
+    // The rest is for the kernel's buffers and for what lies between pieces of memory in use.
+    let usable = (limit / 4 * 3).saturating_sub(BASE);
+    let in_flight: u64 = config.upstreams.iter().map(|up| u64::from(up.max_in_flight.most())).sum();
+    let exchanges = (in_flight * EXCHANGE).min(usable / 2);
+    let each = config.server.max_header_bytes as u64 + CONNECTION;
+    let most = ((usable - exchanges) / each).max(FEWEST);
+    u32::try_from(most).unwrap_or(u32::MAX)
+}
+
+/// The memory that the cgroup of this process may use, in bytes; `None`: no bound is known.
+fn limit(read: &dyn Fn(&str) -> Option<String>) -> Option<u64> {
+    let cgroups = read("/proc/self/cgroup")?;
+    let mut limits = Vec::new();
+    for line in cgroups.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        // Within a container the path may be that of the host; its own group is then the root.
+        let own = read(&format!("{root}{}/{file}", path.trim_end_matches('/')));
+        limits.extend(own.or_else(|| read(&format!("{root}/{file}"))));
+    }
+    // Without a bound there stands `max`, or a number that no machine has.
+    let limits = limits.iter().filter_map(|text| text.trim().parse().ok());
+    limits.filter(|limit| *limit < 1 << 50).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Overrides};
+
+    fn read_from(files: &[(&str, &str)]) -> Option<u64> {
+        limit(&|path| {
+            let found = files.iter().find(|(name, _)| *name == path);
+            found.map(|(_, text)| (*text).to_owned())
+        })
+    }
+
+    #[test]
+    fn limits_of_both_versions() {
+        let own = ("/proc/self/cgroup", "0::/\n");
+        let root = "/sys/fs/cgroup/memory.max";
+        assert_eq!(read_from(&[own, (root, "67108864\n")]), Some(64 << 20));
+        assert_eq!(read_from(&[own, (root, "max\n")]), None);
+        assert_eq!(read_from(&[own]), None);
+        assert_eq!(read_from(&[]), None);
+        let nested = ("/proc/self/cgroup", "0::/a/b\n");
+        let inner = ("/sys/fs/cgroup/a/b/memory.max", "5\n");
+        assert_eq!(read_from(&[nested, inner, (root, "max\n")]), Some(5));
+        assert_eq!(read_from(&[nested, (root, "7\n")]), Some(7), "seen from within a container");
+        let first = ("/proc/self/cgroup", "9:cpu,cpuacct:/x\n8:memory:/x\n0::/\n");
+        let file = "/sys/fs/cgroup/memory/x/memory.limit_in_bytes";
+        assert_eq!(read_from(&[first, (file, "1048576\n")]), Some(1 << 20));
+        assert_eq!(read_from(&[first, (file, "9223372036854771712\n")]), None);
+    }
+
+    #[test]
+    fn what_fits() {
+        let config = |toml: &str| {
+            let text = format!("[upstream]\nurl = \"http://a\"\n{toml}");
+            config::parse("t", &text, &[], &Overrides::default()).unwrap().config
+        };
+        let most = |toml: &str, mebibytes: u64| most_connections(&config(toml), mebibytes << 20);
+        assert_eq!(most("", 64), 974);
+        assert_eq!(most("max_in_flight = 300\n", 64), 530);
+        assert_eq!(most("max_in_flight = 100000\nmax_connections = 100000\n", 64), 499);
+        assert_eq!(most("[server]\nmax_header_bytes = \"8KiB\"\n", 64), 2_349);
+        assert_eq!(most("", 1), FEWEST as u32);
+        assert_eq!(most("", 1 << 30), u32::MAX);
+    }
+}

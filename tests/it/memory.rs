@@ -1,0 +1,168 @@
+//! How much memory many clients cost, and greedy ones: what the README promises ("Memory").
+
+use std::fs;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::support::{Process, Wire, soon};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const LARGE: usize = 8 * 1024 * 1024;
+const SLOW: usize = 100;
+const CLIENTS: usize = 2_000;
+/// What a container with 64 MiB has left for clients, in KiB: three quarters of it, less what is
+/// there before they come.
+const MOST: u64 = 40 * 1024;
+
+/// Answers `/large` with a large body, everything else with little, and reads what is uploaded.
+async fn application(listener: TcpListener) {
+    while let Ok((stream, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut wire = Wire::new(stream);
+            while let Some(request) = wire.try_request().await {
+                let length = if request.head.line.contains("/large") { LARGE } else { 2 };
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                let body = vec![b'x'; length];
+                // Slow clients are what is tested: no patience is too long.
+                let stream = &mut wire.stream;
+                if stream.write_all(head.as_bytes()).await.is_err()
+                    || stream.write_all(&body).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// Memory of a process, in KiB: now, and at most so far.
+fn memory(process: &Process) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let size = line.expect("as proc(5) says").trim().trim_end_matches(" kB");
+        size.parse().expect("a number")
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+async fn start(toml: &str) -> (JoinHandle<()>, Process) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (tokio::spawn(application(listener)), Process::start(address, toml))
+}
+
+/// Clients that have been served and sit there; who comes too fast is turned away.
+async fn served(process: &Process, count: usize) -> Vec<Wire> {
+    let mut all = Vec::new();
+    for _ in (0..count).step_by(100) {
+        let mut clients = JoinSet::new();
+        for _ in 0..100 {
+            let mut client = process.client().await;
+            clients.spawn(async move {
+                let status = client.exchange(GET).await.status();
+                assert!(matches!(status, 200 | 503), "{status}");
+                (status == 200).then_some(client)
+            });
+        }
+        all.extend(clients.join_all().await.into_iter().flatten());
+    }
+    all
+}
+
+#[tokio::test]
+async fn many_clients_and_greedy_ones_fit_into_little() {
+    let toml = "[server]\nworkers = 2\nmax_connections = 530\n\
+                [upstream]\nmax_in_flight = 300\n[defaults]\nmax_wait = \"30s\"\n";
+    let (app, process) = start(toml).await;
+    let mut canary = process.client().await;
+    assert_eq!(canary.exchange(GET).await.status(), 200);
+    let (idle, _) = memory(&process);
+
+    let mut readers = Vec::new();
+    for _ in 0..SLOW {
+        let mut client = process.client().await;
+        client.small_buffers();
+        client.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), 200);
+        readers.push(client);
+    }
+    let (reading, _) = memory(&process);
+
+    let mut uploads = Vec::new();
+    let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n");
+    for _ in 0..SLOW {
+        let mut client = process.client().await;
+        client.send(&head).await;
+        client.send(vec![b'x'; 256 * 1024]).await;
+        uploads.push(client);
+    }
+    let (uploading, _) = memory(&process);
+
+    let mut clients = served(&process, CLIENTS).await;
+    let (connected, _) = memory(&process);
+    // After a second of silence a connection costs next to nothing.
+    canary.pause(Duration::from_millis(1_500)).await;
+    let (parked, _) = memory(&process);
+    // All at once; those that made room for others are gone.
+    for client in &mut clients {
+        let _ = client.try_send(GET).await;
+    }
+    let mut good = 0;
+    for client in &mut clients {
+        match client.try_exactly("HTTP/1.1 200".len()).await.as_deref() {
+            Some(b"HTTP/1.1 200") => good += 1,
+            Some(line) => assert_eq!(line, b"HTTP/1.1 503", "shed, not failed"),
+            None => {}
+        }
+    }
+    assert!(good >= 200, "{good} of {CLIENTS}");
+    let mut newcomer = process.client().await;
+    assert_eq!(newcomer.exchange(GET).await.status(), 200);
+    let (_, peak) = memory(&process);
+    println!(
+        "KiB: idle {idle}, + slow readers {reading}, + slow uploads {uploading}, \
+         + clients {connected}, parked {parked}, at most {peak}; {good} answers"
+    );
+    assert!(peak - idle < MOST, "{peak} KiB");
+
+    // The slow ones were not forgotten.
+    let mut reader = readers.pop().unwrap();
+    assert_eq!(reader.exactly(LARGE).await.len(), LARGE);
+    let mut upload = uploads.pop().unwrap();
+    upload.send(vec![b'x'; LARGE - 256 * 1024]).await;
+    assert_eq!(upload.response().await.status(), 200);
+    app.abort();
+}
+
+/// The worst that clients of HTTP/1 can do to each connection: heads of nearly the longest length
+/// that never end.
+#[tokio::test]
+async fn endless_heads_cost_what_they_may() {
+    const HEADS: usize = 400;
+    let toml = "[server]\nworkers = 2\nmax_header_bytes = \"32KiB\"\n";
+    let (app, process) = start(toml).await;
+    let mut canary = process.client().await;
+    assert_eq!(canary.exchange(GET).await.status(), 200);
+    let (before, _) = memory(&process);
+    let head = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(32_000));
+    let mut clients = Vec::new();
+    for _ in 0..HEADS {
+        let mut client = process.client().await;
+        client.send(&head).await;
+        clients.push(client);
+    }
+    // They have been read when the one that came last is refused or answered.
+    let mut last = clients.pop().unwrap();
+    last.send("\r\n\r\n").await;
+    assert_eq!(soon("an answer", last.response()).await.status(), 200);
+    let (_, peak) = memory(&process);
+    let each = (peak - before) / HEADS as u64;
+    println!("KiB: {before} before, {peak} at most, {each} for each head of 32 KiB");
+    assert!(each < 80, "{each} KiB each");
+    assert_eq!(canary.exchange(GET).await.status(), 200);
+    app.abort();
+}
