@@ -25,6 +25,9 @@ RUN mkdir -p src tests/it benches \
     && cargo clean --release --locked -p tidegate
 # The clean above matters: a checkout may be older than the empty crate, and Cargo goes by age.
 COPY src src
+# Printed by `tidegate export`.
+COPY config config
+COPY deploy deploy
 RUN cargo build --release --locked --bin tidegate \
     && strip target/release/tidegate \
     && echo '# Mount a directory over this one, or set TIDEGATE_* variables.' >tidegate.toml

@@ -1,15 +1,17 @@
 //! The command line: one file a subcommand.
 
-mod asking;
 pub mod check;
 pub mod demo;
+pub mod export;
 pub mod healthcheck;
 mod notify;
 pub mod order;
+pub mod remote;
 pub mod run;
 pub mod simulate;
 pub mod status;
 mod table;
+pub mod tune;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -61,6 +63,10 @@ enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Show what a running tidegate does, in the terminal
     Status(status::StatusArgs),
+    /// Look at a running tidegate, and say which limits the evidence supports
+    Tune(tune::TuneArgs),
+    /// Print the files that go with this version: schema, dashboard, alerts, manifests
+    Export(export::ExportArgs),
     /// Exit with 0 if a running tidegate is ready, for images without curl
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Have a running tidegate load its configuration again
@@ -81,6 +87,8 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Simulate(args) => simulate::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Tune(args) => tune::run(&args),
+            Command::Export(args) => export::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
             Command::Reload(args) => order::reload(&args),
             Command::Drain(args) => order::drain(&args),

@@ -261,13 +261,6 @@ impl Proxy {
         period
     }
 
-    /// What the events of a route add up to since `before`, an earlier answer; `route` is its index
-    /// in the configuration.
-    #[must_use]
-    pub fn events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
-        self.plans.get(route).map(|plan| plan.metrics.events(before)).unwrap_or_default()
-    }
-
     /// What the gates hold, each taken at one instant. The caller adds what it knows of the server.
     #[must_use]
     pub fn reading(&self) -> Reading {
@@ -291,6 +284,13 @@ impl Proxy {
             upstreams: upstreams.map(|(backend, snapshot)| backend.reading(snapshot)).collect(),
             ..Reading::default()
         }
+    }
+
+    /// What the events of a route add up to since `before`, an earlier answer; `route` is its index
+    /// in the configuration.
+    #[must_use]
+    pub fn route_events(&self, route: usize, before: &RouteEvents) -> RouteEvents {
+        self.plans.get(route).map(|plan| plan.metrics.events(before)).unwrap_or_default()
     }
 
     /// The metric families.

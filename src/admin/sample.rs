@@ -80,7 +80,7 @@ impl Sampler {
         let proxy = state.proxy();
         let events = (0..config.routes.len()).map(|route| {
             let earlier = before.as_ref().and_then(|look| look.events.get(route));
-            proxy.events(route, earlier.unwrap_or(&nothing))
+            proxy.route_events(route, earlier.unwrap_or(&nothing))
         });
         let events = events.collect();
         let now = Look { taken: Instant::now(), events, reading: state.reading() };

@@ -1,6 +1,7 @@
 //! `/status.json`: what `/metrics` says, for people and scripts that look once.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -19,6 +20,8 @@ use crate::telemetry::metrics::{
 #[derive(Serialize)]
 struct Status<'a> {
     version: &'static str,
+    /// When this was true, in seconds since 1970: for rates between two looks.
+    at: f64,
     uptime_seconds: u64,
     ready: bool,
     draining: bool,
@@ -147,6 +150,7 @@ pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
     let proxy = state.proxy();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
+        at: unix(SystemTime::now()),
         uptime_seconds: state.started.elapsed().as_secs(),
         ready: reading.ready,
         draining: reading.draining,
@@ -158,7 +162,7 @@ pub(super) fn json(state: &State, reading: &Reading, feed: &Feed) -> String {
         upstreams: upstreams.map(|(up, reading)| UpstreamStatus::new(up, reading)).collect(),
         routes: routes
             .map(|(index, (route, reading))| {
-                let events = proxy.events(index, &RouteEvents::default());
+                let events = proxy.route_events(index, &RouteEvents::default());
                 let upstream = &config.upstreams[route.upstream];
                 let mut status = RouteStatus::new(route, upstream, reading, &events);
                 status.recent = recent.as_ref().and_then(|recent| RecentStatus::of(recent, index));

@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::asking::AdminArgs;
+use super::order::with_address;
+use super::remote::{self, Remote};
 use super::table::Table;
 
 /// Show what a running tidegate does: exits with 0 if it answers, 1 if not, 78 if the configuration
@@ -17,7 +18,7 @@ use super::table::Table;
 #[derive(Args, Clone, Debug)]
 pub struct StatusArgs {
     #[command(flatten)]
-    admin: AdminArgs,
+    remote: Remote,
     /// Look again every second, until interrupted
     #[arg(short, long)]
     watch: bool,
@@ -26,22 +27,22 @@ pub struct StatusArgs {
 /// Asks once, or again and again.
 #[must_use]
 pub fn run(args: &StatusArgs) -> ExitCode {
-    let running = match args.admin.running() {
-        Ok(running) => running,
-        Err(code) => return code,
-    };
+    with_address(&args.remote, |admin| show(admin, args.watch))
+}
+
+fn show(admin: &str, watch: bool) -> ExitCode {
     let screen = io::stdout().is_terminal();
     loop {
-        let text = match running.status() {
-            Ok(status) => told(&status, running.address()),
-            Err(error) if !args.watch => return running.fail(&error),
+        let text = match remote::status(admin) {
+            Ok(status) => told(&status, admin),
+            Err(error) if !watch => return remote::unanswered(admin, &error),
             // It may be on its way back.
-            Err(error) => format!("no answer from {}: {error}\n", running.address()),
+            Err(error) => format!("no answer from {admin}: {error}\n"),
         };
         // Home and clear: a table that is written anew, and no scrolling.
-        let before = if args.watch && screen { "\x1b[H\x1b[2J" } else { "" };
+        let before = if watch && screen { "\x1b[H\x1b[2J" } else { "" };
         super::print(&format!("{before}{text}"));
-        if !args.watch {
+        if !watch {
             return ExitCode::SUCCESS;
         }
         if !screen {

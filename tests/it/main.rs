@@ -50,4 +50,5 @@ mod smuggling;
 mod support;
 mod telemetry_metrics;
 mod timeouts;
+mod tune;
 mod tunnels;
