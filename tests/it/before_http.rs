@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -347,4 +347,21 @@ async fn an_application_of_tls_chooses_its_protocol() {
     let mut conn: Wire = app.accept().await;
     conn.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
     client.response().await.assert_own(502, "tls_protocol_error");
+}
+
+// === IPv6 ===
+
+#[tokio::test]
+async fn both_sides_may_speak_ipv6() {
+    let listener = TcpListener::bind("[::1]:0").await.expect("this machine has a loopback");
+    let address = listener.local_addr().unwrap();
+    let app = App { listener, address };
+    let tide = Tide::between("[::1]:0", &format!("http://{address}"), "");
+    let mut client = tide.client().await;
+    client.send("GET / HTTP/1.0\r\n\r\n").await;
+    let (_conn, request) = app.serve("").await;
+    assert_eq!(request.field("host"), Some(&*address.to_string()), "with its brackets");
+    assert_eq!(request.field("x-forwarded-for"), Some("::1"));
+    assert_eq!(client.response().await.status(), 200);
+    tide.at_rest().await;
 }

@@ -501,3 +501,25 @@ async fn strict_routes_take_no_paths_that_may_mean_others() {
         assert_eq!(client.response().await.status(), 200);
     }
 }
+
+#[tokio::test]
+async fn events_pass_one_by_one_and_may_be_far_apart() {
+    let app = App::start().await;
+    let toml = "[defaults]\nidle_body_timeout = \"30ms\"\n";
+    let tide = Tide::before(app.address, toml);
+    let mut client = tide.client().await;
+    client.send("GET /events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
+    assert_eq!(client.head().await.status(), 200);
+    for number in 0..3 {
+        // Longer than any other body may be silent.
+        conn.pause(std::time::Duration::from_millis(60)).await;
+        conn.send(format!("data: {number}\n\n")).await;
+        assert!(client.through("\n\n").await.ends_with(&format!("data: {number}\n\n")));
+    }
+    drop(conn);
+    assert!(client.through("0\r\n\r\n").await.contains("0\r\n\r\n"));
+    tide.at_rest().await;
+}
