@@ -55,6 +55,8 @@ struct Facts<'a> {
     listen: Vec<String>,
     workers: usize,
     max_connections: u32,
+    /// When the configuration in force was loaded.
+    loaded: f64,
     /// `None`: the configuration has not changed since the start.
     last_reload: Option<ReloadFacts>,
     reasons: &'static [&'static str],
@@ -148,6 +150,7 @@ pub(super) fn facts(state: &State, config: &Config, started: SystemTime) -> Stri
         listen: config.server.listen.iter().map(ToString::to_string).collect(),
         workers: state.server.workers(),
         max_connections: config.server.max_connections,
+        loaded: state.proxy().metrics().loaded().as_secs_f64(),
         last_reload: ReloadFacts::of(state),
         reasons: &RejectReason::LABELS,
         decisions: &AutoDecision::LABELS,

@@ -121,6 +121,11 @@ impl Metrics {
         }
     }
 
+    /// When the running configuration was loaded, since 1970-01-01 UTC.
+    pub fn loaded(&self) -> Duration {
+        Duration::from_millis(self.reloads.loaded.load(Ordering::Relaxed))
+    }
+
     /// The handles of a worker, counted from 0.
     ///
     /// # Panics

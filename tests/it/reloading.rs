@@ -177,6 +177,50 @@ async fn routes_come_and_go_and_their_counters_never_fall() {
     }
 }
 
+/// The next `facts` of the live page.
+async fn facts(page: &mut Wire) -> serde_json::Value {
+    page.through("event: facts\ndata: ").await;
+    serde_json::from_str(&page.through("\n\n").await).unwrap()
+}
+
+#[tokio::test]
+async fn an_open_page_is_told() {
+    let app = App::start().await;
+    let file = File::new(&before(&app, ""));
+    let tide = start(&file);
+    let mut page = Wire::connect(tide.sidecar.admin_address()).await;
+    page.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let first = facts(&mut page).await;
+    assert_eq!(first["last_reload"], serde_json::Value::Null);
+    file.write(&before(&app, &route("new", "")));
+    tide.sidecar.reload().await.unwrap();
+    let changed = facts(&mut page).await;
+    assert_eq!(
+        (&changed["routes"][0]["name"], &changed["last_reload"]["ok"]),
+        (&"new".into(), &true.into())
+    );
+    // Its samples are those of the new routes.
+    let mut client = ask(&tide, "/new").await;
+    app.serve("").await;
+    assert_eq!(client.response().await.status(), 200);
+    loop {
+        page.through("event: sample\ndata: ").await;
+        let sample: serde_json::Value = serde_json::from_str(&page.through("\n\n").await).unwrap();
+        if let Some(row) = sample["routes"].get(0) {
+            assert_eq!(row[0], 0, "{sample}");
+            break;
+        }
+    }
+    file.write("[[[");
+    tide.sidecar.reload().await.unwrap_err();
+    let failed = facts(&mut page).await;
+    assert_eq!(
+        (&failed["last_reload"]["ok"], &failed["loaded"]),
+        (&false.into(), &changed["loaded"])
+    );
+    assert!(failed["last_reload"]["why"].as_str().unwrap().starts_with("error"), "{failed}");
+}
+
 #[tokio::test]
 async fn an_upstream_may_move() {
     let (old, new) = (App::start().await, App::start().await);

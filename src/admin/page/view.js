@@ -171,10 +171,10 @@ function routes() {
   for (const [name, row] of rows) {
     if (!shown.some(route => route.name === name)) { row.remove(); rows.delete(name); }
   }
-  for (const route of shown) {
+  for (const [place, route] of shown.entries()) {
     if (!rows.has(route.name)) rows.set(route.name, row(route));
     const element = rows.get(route.name);
-    if (element.parentNode !== body) body.append(element);
+    if (body.children[place] !== element) body.insertBefore(element, body.children[place] || null);
     fill(element, route);
   }
   const hidden = busy.length - shown.length;
@@ -285,7 +285,7 @@ function app() {
 
 function setup() {
   const reload = facts.last_reload;
-  const loaded = reload && reload.ok ? `reloaded ${clock(reload.at)}` : `loaded ${clock(facts.started)}`;
+  const loaded = `${facts.loaded > facts.started + 1 ? 'reloaded' : 'loaded'} ${clock(facts.loaded)}`;
   // The old one stays in force; the diagnostics begin with what is wrong.
   const failed = reload && !reload.ok
     ? [make('p.bad', { title: reload.why }, `A change at ${clock(reload.at)} was not taken: ${reload.why.trim().split('\n')[0]}`)]
