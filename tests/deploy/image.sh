@@ -55,7 +55,7 @@ dependencies_are_cached() {
     local context said
     context=$(mktemp -d)
     cp Dockerfile .dockerignore Cargo.toml Cargo.lock LICENSE-* "$context"
-    mkdir "$context/src"
+    mkdir "$context/src" "$context/config" "$context/deploy"
     touch "$context/src/lib.rs"
     echo 'fn main() { println!("another") }' >"$context/src/main.rs"
     # As old as a checkout may be.
