@@ -4,6 +4,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -128,6 +129,15 @@ impl Socket {
     pub fn try_read(&self, buf: &mut ReadBuf<'_>, most: usize) -> io::Result<usize> {
         use bytes::BufMut;
         on!(self, stream => stream.try_read_buf(&mut (&mut *buf).limit(most)))
+    }
+
+    /// Whether bytes are there to be read. This is the kernel's word: what the runtime knows may be
+    /// older.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = on!(self, stream => socket2::SockRef::from(stream).peek(&mut byte));
+        peeked.is_ok_and(|bytes| bytes > 0)
     }
 
     /// Writes what fits.

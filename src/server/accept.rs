@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -45,10 +44,9 @@ pub(super) async fn accept(
         let accepted = tokio::select! {
             biased;
             () = told_to_stop(&mut stop) => {
-                while let Some((stream, peer)) = waiting(&listener).await {
+                return receive_waiting(&listener, |stream, peer| {
                     receive(stream, peer, &context, &workers, &refusals);
-                }
-                return;
+                });
             }
             accepted = poll_fn(|task| listener.poll_accept(task)) => accepted,
         };
@@ -73,13 +71,15 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// A client that has connected already, if there is one.
-async fn waiting(listener: &Acceptor) -> Option<(Socket, SocketAddr)> {
-    poll_fn(|task| match listener.poll_accept(task) {
-        Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-        Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-    })
-    .await
+/// Takes in everybody who has connected already.
+fn receive_waiting(listener: &Acceptor, mut receive: impl FnMut(Socket, SocketAddr)) {
+    loop {
+        match listener.accept_now() {
+            Ok((stream, peer)) => receive(stream, peer),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 fn receive(

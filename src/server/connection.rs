@@ -68,7 +68,8 @@ pub(super) async fn wait_for_news(live: &Live, handle: &Handle, io: &mut ClientI
         if let Poll::Ready(ready) = io.poll_news(task) {
             return Poll::Ready(ready.is_ok());
         }
-        if handle.command() != Command::Run {
+        // Unread bytes of which the runtime does not know yet will wake this.
+        if handle.command() != Command::Run && !handle.client.socket.has_unread() {
             return Poll::Ready(false);
         }
         timer.poll(since + live.idle_timeout, task).map(|()| false)

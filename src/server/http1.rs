@@ -95,10 +95,8 @@ async fn served(
             Command::Run => {}
         }
         let mut polled = Pin::new(&mut *connection).poll(task);
-        // Not while a head is coming: hyper would take the connection for unused. And not before it
-        // has read what is there.
-        let settled = client.activity.phase().0 != Phase::Head;
-        if command == Command::Drain && !asked_to_end && settled && polled.is_pending() {
+        let ends = command == Command::Drain && !asked_to_end;
+        if ends && polled.is_pending() && may_be_asked_to_end(client) {
             asked_to_end = true;
             Pin::new(&mut *connection).graceful_shutdown();
             polled = Pin::new(&mut *connection).poll(task);
@@ -115,6 +113,16 @@ async fn served(
         client.activity.received();
     }
     (ended, parts.io.into_inner(), parts.read_buf)
+}
+
+/// Not while a head is coming: hyper would take the connection for unused. And not before hyper has
+/// read what is there: the runtime may not know of it yet, and will wake the connection for it.
+fn may_be_asked_to_end(client: &Client) -> bool {
+    match client.activity.phase().0 {
+        Phase::Idle => !client.socket.has_unread(),
+        Phase::Head => false,
+        Phase::Busy => true,
+    }
 }
 
 /// hyper has come to the end.

@@ -2,13 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::BACKLOG;
 use crate::config::Listen;
@@ -17,6 +17,8 @@ use crate::net;
 /// The mode of a Unix socket: its user and group may connect. A client in another container needs
 /// to share the group, or the user.
 const MODE: u32 = 0o660;
+/// The address of who comes over a Unix socket.
+const THIS_MACHINE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// An open socket that accepts nothing yet.
 #[derive(Debug)]
@@ -142,7 +144,7 @@ impl Acceptor {
         })
     }
 
-    /// The next client, with its address. Who comes over a Unix socket is on this machine.
+    /// The next client, with its address.
     pub(super) fn poll_accept(
         &self,
         task: &mut Context<'_>,
@@ -151,10 +153,29 @@ impl Acceptor {
             Acceptor::Tcp(listener) => {
                 listener.poll_accept(task).map_ok(|(stream, peer)| (net::Socket::Tcp(stream), peer))
             }
-            Acceptor::Unix { listener, .. } => listener.poll_accept(task).map_ok(|(stream, _)| {
-                (net::Socket::Unix(stream), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-            }),
+            Acceptor::Unix { listener, .. } => listener
+                .poll_accept(task)
+                .map_ok(|(stream, _)| (net::Socket::Unix(stream), THIS_MACHINE)),
         }
+    }
+
+    /// The next client who has connected already. This is the kernel's word: what the runtime knows
+    /// may be older.
+    ///
+    /// # Errors
+    ///
+    /// Of the system; `WouldBlock` if nobody has connected.
+    pub(super) fn accept_now(&self) -> io::Result<(net::Socket, SocketAddr)> {
+        let (socket, peer) = match self {
+            Acceptor::Tcp(listener) => SockRef::from(listener).accept()?,
+            Acceptor::Unix { listener, .. } => SockRef::from(listener).accept()?,
+        };
+        socket.set_nonblocking(true)?;
+        let stream = match self {
+            Acceptor::Tcp(_) => net::Detached::Tcp(socket.into()),
+            Acceptor::Unix { .. } => net::Detached::Unix(socket.into()),
+        };
+        Ok((stream.attach()?, peer.as_socket().unwrap_or(THIS_MACHINE)))
     }
 }
 
@@ -186,6 +207,7 @@ impl Drop for SocketFile {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -233,6 +255,31 @@ mod tests {
         let _waiting = UnixStream::connect(&path).unwrap();
         assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_has_connected_is_accepted_whatever_the_runtime_knows() {
+        let path = place();
+        let unix = Acceptor::new(bind(&path).unwrap()).unwrap();
+        let tcp = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = tcp.address().unwrap().unwrap();
+        let tcp = Acceptor::new(tcp).unwrap();
+        for acceptor in [&tcp, &unix] {
+            let error = acceptor.accept_now().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{acceptor:?}");
+        }
+        // The runtime does nothing from here on: it learns of neither client.
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (socket, peer) = tcp.accept_now().unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(!socket.has_unread());
+        (&client).write_all(b"G").unwrap();
+        assert!(socket.has_unread());
+        let client = UnixStream::connect(&path).unwrap();
+        let (socket, peer) = unix.accept_now().unwrap();
+        assert_eq!(peer, THIS_MACHINE);
+        drop(client);
+        assert!(!socket.has_unread(), "the end is nothing unread");
     }
 
     #[test]
