@@ -169,11 +169,13 @@ async fn few_descriptors_bound_the_connections() {
         assert_eq!(client.get("/served").await.text(), "/served");
         clients.push(client);
     }
-    let metrics =
-        process.until("all were accepted", |m| m.sum("tidegate_connections_total", &[]) == 80.0);
-    let metrics = metrics.await;
+    // Who makes room has given up its place, and is closed by its worker a moment later.
+    let within = |m: &crate::support::Metrics| {
+        m.sum("tidegate_connections_total", &[]) == 80.0
+            && m.sum("tidegate_connections", &[]) <= 16.0
+    };
+    let metrics = process.until("all were accepted, and most made room", within).await;
     assert_eq!(metrics.sum("tidegate_connections_refused_total", &[]), 0.0);
-    assert!(metrics.sum("tidegate_connections", &[]) <= 16.0, "{metrics}");
 }
 
 /// The most memory that the process has had, in KiB.
