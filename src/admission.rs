@@ -92,7 +92,7 @@ mod tests {
     fn one_lane(max_in_flight: u32, max_queue: u32) -> Arc<Admission> {
         let lane = LaneLimits::plain(max_queue, Duration::from_secs(1));
         let budget = Budget::Fixed(max_in_flight);
-        Admission::new(&Limits { budget, floor_period: 0, lanes: vec![lane] })
+        Admission::new(&Limits { budget, floor_period: 0, hold: Duration::ZERO, lanes: vec![lane] })
     }
 
     fn admitted(admission: &Arc<Admission>) -> Permit {

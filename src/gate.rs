@@ -29,7 +29,7 @@
 //! - **I6** Within a lane nobody is turned away for lack of space while somebody of a lower class
 //!   waits there; the next slot goes to the highest class that can use it. Floors aside.
 //! - **I7** A class that waits gets at least one of each `floor_period` grants of the budget that
-//!   it could use; every wait ends by `max_wait`.
+//!   it could use; every wait ends by `max_wait`, not counting pauses, of which `hold` at most.
 //! - **I8** The same inputs give the same outputs.
 //!
 //! Lanes that are not held to their limits (`enforce = false`) stand outside of I1, I2 and I4.
@@ -57,6 +57,7 @@ mod floors;
 mod heap;
 mod lane;
 mod limits;
+mod pause;
 mod ready;
 mod retry;
 mod service;
@@ -68,6 +69,7 @@ mod types;
 mod waiters;
 
 use std::task::Waker;
+use std::time::Duration;
 
 use auto::{Auto, Sample};
 use floors::Floors;
@@ -110,7 +112,10 @@ pub struct Gate {
     /// All of them in lanes of the budget.
     turned_away: u64,
     draining: bool,
-    paused: bool,
+    /// Since when nothing is granted.
+    paused: Option<Time>,
+    /// How long a pause may keep somebody waiting.
+    hold: Duration,
     /// When the latest pause ended.
     resumed: Time,
 }
@@ -138,7 +143,8 @@ impl Gate {
             rejected_class: [0; Class::COUNT],
             turned_away: 0,
             draining: false,
-            paused: false,
+            paused: None,
+            hold: Duration::ZERO,
             resumed: now,
         };
         gate.reconfigure(now, limits);
@@ -160,7 +166,8 @@ impl Gate {
     pub fn complete(&mut self, now: Time, slot: Slot, outcome: Outcome) {
         self.advance(now);
         let grant = slot.consumed();
-        let held = self.now.since(grant.at);
+        // A pause says nothing of how long the application takes.
+        let held = self.now.since(grant.at.max(self.resumed));
         let here = &mut self.lanes[grant.lane as usize];
         here.returns.completed(held);
         if let Outcome::Answered(time) = outcome {
@@ -243,6 +250,10 @@ impl Gate {
         self.advance(now);
         self.set_budget(limits.budget);
         self.floors.set_period(limits.floor_period);
+        self.hold = limits.hold;
+        if self.paused.is_some() {
+            self.rebound();
+        }
         for (index, lane_limits) in limits.lanes.iter().enumerate() {
             match self.lanes.get_mut(index) {
                 Some(lane) => {
@@ -259,23 +270,6 @@ impl Gate {
         let set_aside = self.lanes.iter().map(|lane| lane.limits.set_aside());
         self.set_aside = set_aside.fold(0, u32::saturating_add);
         self.shared_in_flight = self.lanes.iter().map(Lane::beyond_reservation).sum();
-        self.dispatch();
-    }
-
-    /// From now on nothing is granted: who comes waits, within the bounds of the queue, which does
-    /// not stand meanwhile. For an application that is known to be away.
-    pub fn pause(&mut self, now: Time) {
-        self.advance(now);
-        self.paused = true;
-    }
-
-    /// Ends a [`Gate::pause`]. Who waits goes on in order.
-    pub fn resume(&mut self, now: Time) {
-        self.advance(now);
-        if std::mem::take(&mut self.paused) {
-            self.resumed = self.now;
-            self.lanes.iter_mut().for_each(Lane::forget_failures);
-        }
         self.dispatch();
     }
 
@@ -317,7 +311,8 @@ impl Gate {
             max_in_flight: self.limit,
             in_flight: self.in_flight,
             rejected_class: self.rejected_class,
-            paused: self.paused,
+            paused: self.paused.is_some(),
+            hold_left: self.held_until().map(|until| until.since(now)).unwrap_or_default(),
             auto: self.auto.as_ref().map(|auto| auto.snapshot()),
             lanes: self.lanes.iter().map(|lane| lane.snapshot(now, self.limit)).collect(),
         }

@@ -87,7 +87,8 @@ fn limits(dice: &mut Dice<'_>, before: Option<&Limits>) -> Limits {
     } else {
         Budget::Fixed(u32::from(dice.below(6)))
     };
-    Limits { budget, floor_period: [0, 8, 20][usize::from(dice.below(3))], lanes }
+    let hold = Duration::from_millis(u64::from(dice.below(60)));
+    Limits { budget, floor_period: [0, 8, 20][usize::from(dice.below(3))], hold, lanes }
 }
 
 impl World {

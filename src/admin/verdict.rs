@@ -210,6 +210,7 @@ fn because(reason: Option<RejectReason>) -> &'static str {
         Some(RejectReason::Deadline) => "because their clients would not wait long enough",
         Some(RejectReason::StandingQueue) => "because the queue never empties",
         Some(RejectReason::Evicted) => "because others need their places more",
+        Some(RejectReason::UpstreamDown) => "because it has been away for too long",
         Some(RejectReason::Draining) => "because tidegate shuts down",
         None => "because there is no room",
     }

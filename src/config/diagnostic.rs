@@ -65,8 +65,6 @@ codes! {
     OutOfRange = Error "out-of-range",
     /// A word that is none of the key's words.
     UnknownValue = Error "unknown-value",
-    /// A key or value which a later version brings to life.
-    NotYetSupported = Error "not-yet-supported",
     /// Not an IP address with a port.
     BadAddress = Error "bad-address",
     /// Two listeners that cannot both be bound.

@@ -118,6 +118,7 @@ impl Loaded {
             .key("connect_timeout", quoted(&format_duration(upstream.connect_timeout)))
             .key("dns_refresh", quoted(&format_duration(upstream.dns_refresh)))
             .key("idle_timeout", quoted(&format_duration(upstream.idle_timeout)))
+            .key("hold", quoted(&format_duration(upstream.hold)))
             .section
     }
 

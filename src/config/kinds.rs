@@ -69,28 +69,28 @@ pub(super) struct Control(pub(super) bool);
 words!(LogLevel {
     "error" => Self::Error, "warn" => Self::Warn, "info" => Self::Info, "debug" => Self::Debug,
     "trace" => Self::Trace,
-} later {});
-words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json } later {});
-words!(AccessLog { "off" => Self::Off, "errors" => Self::Errors, "all" => Self::All } later {});
+});
+words!(LogFormat { "auto" => Self::Auto, "text" => Self::Text, "json" => Self::Json });
+words!(AccessLog { "off" => Self::Off, "errors" => Self::Errors, "all" => Self::All });
 words!(Forwarded {
     "x-forwarded" => Self::XForwarded, "rfc7239" => Self::Rfc7239, "both" => Self::Both,
     "off" => Self::Off,
-} later {});
+});
 words!(RejectBody {
     "problem+json" => Self::ProblemJson, "text" => Self::Text, "none" => Self::None,
-} later {});
+});
 words!(AdmissionMode {
     "queue" => Self::Queue, "exempt" => Self::Exempt, "deny" => Self::Deny,
-} later {});
-words!(RouteKind { "request" => Self::Request, "stream" => Self::Stream } later {});
-words!(ClientAbort { "cancel" => Self::Cancel, "finish" => Self::Finish } later {});
+});
+words!(RouteKind { "request" => Self::Request, "stream" => Self::Stream });
+words!(ClientAbort { "cancel" => Self::Cancel, "finish" => Self::Finish });
 words!(Order {
     "fifo" => Self::Fifo, "lifo" => Self::Lifo, "adaptive" => Self::Adaptive,
-} later {});
-words!(Paths { "any" => Self::Any, "strict" => Self::Strict } later {});
-words!(ClientAuth { "required" => Self::Required, "optional" => Self::Optional } later {});
-words!(TlsVersion { "1.2" => Self::V1_2, "1.3" => Self::V1_3 } later {});
-words!(Control { "loopback" => Self(true), "off" => Self(false) } later {});
+});
+words!(Paths { "any" => Self::Any, "strict" => Self::Strict });
+words!(ClientAuth { "required" => Self::Required, "optional" => Self::Optional });
+words!(TlsVersion { "1.2" => Self::V1_2, "1.3" => Self::V1_3 });
+words!(Control { "loopback" => Self(true), "off" => Self(false) });
 
 // === values with rules of their own ===
 

@@ -164,6 +164,9 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// How long an unused connection is kept; below the application's own keep-alive. Default 4 s.
     pub idle_timeout: Duration,
+    /// How long requests wait in their queues for an application that takes no connections; zero:
+    /// not at all. Default 0 s.
+    pub hold: Duration,
 }
 
 /// How many requests may be in flight at once.

@@ -83,7 +83,6 @@ table! {
         tls: ServerTls,
     }
     required {}
-    later {}
 }
 
 table! {
@@ -112,7 +111,6 @@ table! {
         http2: bool = "true",
     }
     required {}
-    later {}
 }
 
 table! {
@@ -124,7 +122,6 @@ table! {
         key: FilePath,
     }
     required { "cert", "key" }
-    later {}
 }
 
 table! {
@@ -137,7 +134,6 @@ table! {
         control: Control = "loopback",
     }
     required {}
-    later {}
 }
 
 table! {
@@ -153,7 +149,6 @@ table! {
         access: AccessLog = "errors",
     }
     required {}
-    later {}
 }
 
 table! {
@@ -207,11 +202,15 @@ table! {
         /// below the application's own keep-alive (Node.js: 5 s), or requests meet closed
         /// connections.
         idle_timeout: Time<1, HOUR> = "4s",
+        /// A duration: while the application takes no connections (refused, unreachable, or not
+        /// within `connect_timeout`), during its restart for example, requests stay in their queues
+        /// for so long, counted from the first that noticed; then they are rejected with
+        /// `upstream_down` until it is back. Default "0s", 0s to 10m; 0s: each request fails with
+        /// 502 (or 504) by itself. Time spent so does not count for `max_wait`. Routes without a
+        /// queue, and those in shadow mode, fail at once in any case.
+        hold: Time<0, 600_000> = "0s",
     }
     required {}
-    later {
-        "hold": "a refused connection is answered with 502 at once",
-    }
 }
 
 table! {
@@ -237,7 +236,6 @@ table! {
         http2: bool = "true",
     }
     required {}
-    later {}
 }
 
 table! {
@@ -252,7 +250,6 @@ table! {
         retry_after: RetryAfter = "auto",
     }
     required {}
-    later {}
 }
 
 table! {
@@ -266,7 +263,6 @@ table! {
         retry_after: RetryAfter,
     }
     required {}
-    later {}
 }
 
 table! {
@@ -329,7 +325,6 @@ table! {
         enforce: bool = "true",
     }
     required {}
-    later {}
 }
 
 table! {
@@ -400,7 +395,6 @@ table! {
         reject: RouteReject,
     }
     required { "name" }
-    later {}
 }
 
 table! {
@@ -419,7 +413,6 @@ table! {
         hosts: List<Text> = "",
     }
     required {}
-    later {}
 }
 
 /// Tables whose keys a variable or flag can set.

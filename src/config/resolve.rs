@@ -150,6 +150,7 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
     let Time(idle_timeout) = *table.idle_timeout.value();
     let Percent(class_floor) = *table.class_floor.value();
     let Time(dns_refresh) = *table.dns_refresh.value();
+    let Time(hold) = *table.hold.value();
     let (endpoint, scheme) = match table.url.get() {
         Some(target) => (target.endpoint.clone(), tls::scheme(target, table, cx)),
         None => (Endpoint::Tcp { host: String::new(), port: 0 }, Scheme::Http),
@@ -165,6 +166,7 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         max_connections,
         connect_timeout,
         idle_timeout,
+        hold,
     }
 }
 

@@ -31,8 +31,6 @@ pub(super) trait Value: Sized {
 pub(super) trait Table: Sized {
     /// The keys, in the order of the documentation.
     const KEYS: &'static [&'static str];
-    /// Keys of later versions, and what they will do.
-    const LATER: &'static [(&'static str, &'static str)];
 
     fn read_entries(entries: &Entries<'_>, cx: &mut Context<'_>) -> Self;
 
@@ -144,12 +142,8 @@ impl<'a> Entries<'a> {
         for (key, _) in self.table.into_iter().flat_map(DeTable::iter) {
             let place = Place::in_file(key.span());
             let name: &str = key.get_ref();
-            if T::KEYS.contains(&name) {
-                continue;
-            }
-            match T::LATER.iter().find(|(later, _)| *later == name) {
-                Some((_, purpose)) => later_key(name, purpose, place, cx),
-                None => self.unknown_key(name, T::KEYS, place, cx),
+            if !T::KEYS.contains(&name) {
+                self.unknown_key(name, T::KEYS, place, cx);
             }
         }
     }
@@ -166,25 +160,6 @@ impl<'a> Entries<'a> {
         };
         cx.report(Code::UnknownKey, place, message, "unknown key").help(help);
     }
-}
-
-/// Reports a key which a later version brings to life.
-pub(super) fn later_key(name: &str, purpose: &str, place: Place, cx: &mut Context<'_>) {
-    cx.report(Code::NotYetSupported, place, format!("`{name}` is not supported yet"), purpose)
-        .help("remove it: this version would not act on it");
-}
-
-/// Reports a value which a later version brings to life.
-pub(super) fn later_value<T>(
-    node: &Node<'_>,
-    value: &str,
-    instead: &str,
-    cx: &mut Context<'_>,
-) -> Option<T> {
-    let message = format!("`{} = {value}` is not supported yet", node.key);
-    cx.report(Code::NotYetSupported, node.place, message, "a later version will accept this")
-        .help(format!("write {instead}"));
-    None
 }
 
 /// Reads a nested table such as `match = { ... }`.
@@ -269,7 +244,7 @@ macro_rules! default_of {
     };
 }
 
-/// Declares a table: documentation, keys with types and defaults, and the keys of later versions.
+/// Declares a table: documentation, and keys with types and defaults.
 macro_rules! table {
     (
         $(#[doc = $about:literal])*
@@ -280,7 +255,6 @@ macro_rules! table {
             ),* $(,)?
         }
         required { $($required:literal),* }
-        later { $($later:literal: $purpose:literal),* $(,)? }
     ) => {
         $(#[doc = $about])*
         #[derive(Clone, Debug)]
@@ -290,8 +264,6 @@ macro_rules! table {
 
         impl Table for $name {
             const KEYS: &'static [&'static str] = &[$(key_name!($field $($key)?)),*];
-            const LATER: &'static [(&'static str, &'static str)] =
-                &[$(($later, $purpose)),*];
 
             fn read_entries(entries: &Entries<'_>, cx: &mut Context<'_>) -> Self {
                 entries.check_keys::<Self>(cx);

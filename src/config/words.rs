@@ -5,13 +5,11 @@ use serde_json::{Value as Json, json};
 use super::context::{Context, did_you_mean, list_words};
 use super::diagnostic::Code;
 use super::node::{Node, Shape, clipped};
-use super::table::later_value;
 
 /// Reads one of a fixed set of words.
 pub(super) fn read_word<T: Copy>(
     node: &Node<'_>,
     words: &[(&'static str, T)],
-    later: &[&'static str],
     cx: &mut Context<'_>,
 ) -> Option<T> {
     let names = || words.iter().map(|(name, _)| *name);
@@ -25,10 +23,6 @@ pub(super) fn read_word<T: Copy>(
     if let Some((_, value)) = words.iter().find(|(name, _)| name == text) {
         return Some(*value);
     }
-    if later.contains(&&**text) {
-        let instead = list_words(names(), "\"");
-        return later_value(node, &format!("\"{text}\""), &instead, cx);
-    }
     let help = match did_you_mean(text, names()) {
         Some(similar) => format!("did you mean \"{similar}\"?"),
         None => format!("write {}", list_words(names(), "\"").replace(" and ", " or ")),
@@ -38,10 +32,9 @@ pub(super) fn read_word<T: Copy>(
     None
 }
 
-/// Makes a type of the resolved configuration one that a key can have: words, and words of later
-/// versions.
+/// Makes a type of the resolved configuration one that a key can have.
 macro_rules! words {
-    ($type:ty { $($name:literal => $value:expr),* $(,)? } later { $($later:literal),* }) => {
+    ($type:ty { $($name:literal => $value:expr),* $(,)? }) => {
         impl $type {
             /// Each value with the word for it.
             pub(in crate::config) const WORDS: &'static [(&'static str, Self)] =
@@ -50,7 +43,7 @@ macro_rules! words {
 
         impl Value for $type {
             fn read(node: &Node<'_>, cx: &mut Context<'_>) -> Option<Self> {
-                super::words::read_word(node, Self::WORDS, &[$($later),*], cx)
+                super::words::read_word(node, Self::WORDS, cx)
             }
 
             fn schema() -> Json {

@@ -73,7 +73,7 @@ impl Gate {
 
     fn audit_turn(&self, index: u32, lane: &Lane) {
         invariant!(lane.standing == lane.belongs(), "a lane stands in the pool where it belongs");
-        let idle = self.paused || lane.queued == 0 || !self.has_slot_for(index);
+        let idle = self.paused.is_some() || lane.queued == 0 || !self.has_slot_for(index);
         invariant!(idle, "I4: nobody waits beside a slot that it may use");
         if lane.standing == Standing::Out && lane.queued > 0 {
             let at_cap = lane.in_flight >= lane.limits.cap();

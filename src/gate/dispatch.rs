@@ -34,7 +34,7 @@ impl Gate {
 
     /// The classes of those who could be granted a slot now.
     pub(super) fn admissible(&self) -> u8 {
-        if self.paused {
+        if self.paused.is_some() {
             return 0;
         }
         self.ready.mask(Standing::Beside) | self.admissible_to_budget()
@@ -203,7 +203,7 @@ impl Gate {
 
     /// The lane and class that get the next slot.
     fn next(&self) -> Option<(u32, usize)> {
-        if self.paused {
+        if self.paused.is_some() {
             return None;
         }
         let beside = self.ready.mask(Standing::Beside);
@@ -271,7 +271,7 @@ impl Gate {
         let (Some(since), Some(after)) = (since, here.limits.standing_after) else {
             return false;
         };
-        !self.paused && self.now.since(since.max(self.resumed)) >= after
+        self.paused.is_none() && self.now.since(since.max(self.resumed)) >= after
     }
 
     fn grant(&self, lane: u32, class: usize, shadow: bool, charge: Option<Charge>) -> Grant {

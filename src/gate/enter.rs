@@ -22,13 +22,15 @@ impl Gate {
             return self.shadow(arrival, deadline);
         } else if deadline <= self.now {
             Some(RejectReason::Deadline)
-        } else if !self.paused && self.has_slot_for(lane) {
+        } else if !self.is_held(here) && self.has_slot_for(lane) {
             let grant = self.admit(lane, arrival.class.index(), None);
             return Verdict::Admitted(Slot::new(grant));
         } else if here.limits.max_queue == 0 {
             Some(RejectReason::QueueFull)
         } else if here.limits.max_wait.is_zero() {
             Some(RejectReason::MaxWait)
+        } else if self.held_until().is_some_and(|until| until <= self.now) {
+            Some(RejectReason::UpstreamDown)
         } else {
             None
         };
@@ -41,8 +43,7 @@ impl Gate {
     /// Whether somebody with this deadline is served too late if it gets its slot now: nine of ten
     /// requests take no longer than the time that is left.
     pub(super) fn too_late(&self, lane: u32, deadline: Time) -> bool {
-        let p90 = self.lanes[lane as usize].service.p90().unwrap_or_default();
-        deadline != Time::NEVER && deadline - p90 <= self.now
+        self.latest(lane, deadline) <= self.now
     }
 
     fn turn_away(&mut self, arrival: &Arrival, reason: RejectReason) -> Verdict {
@@ -54,7 +55,8 @@ impl Gate {
         let (lane, class) = (arrival.lane as u32, arrival.class.index());
         let flow = self.lanes[arrival.lane].open_band(class).flow(arrival.flow);
         self.sweep(lane, class, flow);
-        let (until, overdue) = self.bound(lane, class, flow, deadline);
+        let latest = self.latest(lane, deadline);
+        let (until, overdue) = self.bound(lane, class, flow, latest);
         if until <= self.now || self.hopeless(lane, class, flow, deadline) {
             return self.turn_away(arrival, RejectReason::Deadline);
         }
@@ -63,10 +65,12 @@ impl Gate {
             self.lanes[arrival.lane].band(class).note_failure();
             return self.turn_away(arrival, RejectReason::QueueFull);
         }
+        let patience = self.lanes[arrival.lane].limits.max_wait;
         let (index, ticket) = self.waiters.insert(lane, self.now);
         let waiter = self.waiters.get_mut(index);
         (waiter.class, waiter.flow) = (arrival.class.number(), flow);
-        (waiter.deadline, waiter.overdue) = (deadline, overdue);
+        (waiter.patience, waiter.deadline, waiter.latest) = (patience, deadline, latest);
+        waiter.overdue = overdue;
         let here = &mut self.lanes[arrival.lane];
         here.queued += 1;
         let slack = nanos(here.returns.mean_hold()).saturating_mul(BURST);
@@ -83,19 +87,21 @@ impl Gate {
     }
 
     /// Until when somebody who joins the queue now may wait, and why not longer.
-    fn bound(&self, lane: u32, class: usize, flow: u32, deadline: Time) -> (Time, RejectReason) {
-        let here = &self.lanes[lane as usize];
-        let mut bound = (self.now + here.limits.max_wait, RejectReason::MaxWait);
+    fn bound(&self, lane: u32, class: usize, flow: u32, latest: Time) -> (Time, RejectReason) {
+        let patience = self.lanes[lane as usize].limits.max_wait;
+        let mut bound = self.longest_wait(self.now, patience);
         if let Some(allowance) = self.allowance(lane, class, flow)
             && self.now + allowance < bound.0
         {
             bound = (self.now + allowance, RejectReason::StandingQueue);
         }
-        let latest = match deadline {
-            Time::NEVER => Time::NEVER,
-            deadline => deadline - here.service.p90().unwrap_or_default(),
-        };
         if latest < bound.0 { (latest, RejectReason::Deadline) } else { bound }
+    }
+
+    /// When somebody with this deadline must have a slot, to be served in time.
+    fn latest(&self, lane: u32, deadline: Time) -> Time {
+        let p90 = self.lanes[lane as usize].service.p90().unwrap_or_default();
+        if deadline == Time::NEVER { deadline } else { deadline - p90 }
     }
 
     /// Whether the work ahead leaves no time for who has this deadline.

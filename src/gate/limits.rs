@@ -10,6 +10,9 @@ pub struct Limits {
     /// A class that waits gets at least one of so many grants of the budget, whatever the classes
     /// above it ask for; 0: they always come first. At least [`Class::COUNT`] otherwise.
     pub floor_period: u32,
+    /// How much longer somebody may wait because the gate is paused; zero: a pause turns everybody
+    /// away.
+    pub hold: Duration,
     /// One for each lane; a lane's index is its name.
     pub lanes: Vec<LaneLimits>,
 }
@@ -109,6 +112,11 @@ impl LaneLimits {
             standing_after: None,
             enforce: true,
         }
+    }
+
+    /// Whether anybody ever waits in the lane.
+    pub(super) fn waits(&self) -> bool {
+        self.max_queue > 0 && !self.max_wait.is_zero()
     }
 
     /// The lane's own cap, or as many as there are.

@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub rejected_class: [u64; Class::COUNT],
     /// Nothing is granted at present.
     pub paused: bool,
+    /// For how long more a pause keeps who waits; then it turns everybody away.
+    pub hold_left: Duration,
     /// What stands behind a budget that finds itself.
     pub auto: Option<AutoSnapshot>,
     /// One for each lane.

@@ -49,6 +49,8 @@ pub enum RejectReason {
     StandingQueue,
     /// Somebody more important, or of a shorter flow, took its place in a full queue.
     Evicted,
+    /// The application has been away for longer than requests are held for it.
+    UpstreamDown,
     /// tidegate is shutting down and the grace has ended.
     Draining,
 }
@@ -160,17 +162,25 @@ impl Arrival {
 
 impl RejectReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [RejectReason; 6] = [
+    pub const ALL: [RejectReason; 7] = [
         RejectReason::QueueFull,
         RejectReason::MaxWait,
         RejectReason::Deadline,
         RejectReason::StandingQueue,
         RejectReason::Evicted,
+        RejectReason::UpstreamDown,
         RejectReason::Draining,
     ];
     /// The label values, in the order of [`RejectReason::ALL`].
-    pub const LABELS: [&'static str; 6] =
-        ["queue_full", "max_wait", "deadline", "standing_queue", "evicted", "draining"];
+    pub const LABELS: [&'static str; 7] = [
+        "queue_full",
+        "max_wait",
+        "deadline",
+        "standing_queue",
+        "evicted",
+        "upstream_down",
+        "draining",
+    ];
 
     /// The value of the metric label `reason`.
     #[must_use]

@@ -5,6 +5,7 @@
 //! enough. Its place is free again once its ticket was claimed or abandoned.
 
 use std::task::Waker;
+use std::time::Duration;
 
 use super::time::Time;
 use super::types::Grant;
@@ -34,8 +35,12 @@ pub(super) struct Waiter {
     /// Its flow's place in the band of its lane and class.
     pub(super) flow: u32,
     pub(super) arrived: Time,
+    /// The `max_wait` under which it came.
+    pub(super) patience: Duration,
     /// The client's own deadline.
     pub(super) deadline: Time,
+    /// After this it would be served too late for its client.
+    pub(super) latest: Time,
     /// Why it will be turned away if its time runs out.
     pub(super) overdue: RejectReason,
     pub(super) waker: Option<Waker>,
@@ -151,6 +156,11 @@ impl Waiters {
         list.len -= 1;
     }
 
+    /// Places, in use or not.
+    pub(super) fn places(&self) -> u32 {
+        self.slab.len() as u32
+    }
+
     /// Places in use, for the audit.
     pub(super) fn taken(&self) -> u32 {
         self.taken
@@ -177,7 +187,9 @@ impl Waiters {
                 class: 0,
                 flow: 0,
                 arrived: Time::ZERO,
+                patience: Duration::ZERO,
                 deadline: Time::NEVER,
+                latest: Time::NEVER,
                 overdue: RejectReason::MaxWait,
                 waker: None,
                 unannounced: false,

@@ -55,7 +55,7 @@ pub fn limits(upstream: &Upstream, lanes: Vec<LaneLimits>) -> Limits {
         0 => 0,
         percent => 100_u32.div_ceil(percent),
     };
-    Limits { budget, floor_period, lanes }
+    Limits { budget, floor_period, hold: upstream.hold, lanes }
 }
 
 /// What a route may use of its upstream; `None`: nothing.

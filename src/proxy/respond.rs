@@ -220,6 +220,9 @@ fn rejected(rejection: Rejection, style: &Reject) -> Problem {
         RejectReason::Evicted => {
             ("connection_limit_reached", "The queue is full, and another request came first")
         }
+        RejectReason::UpstreamDown => {
+            ("destination_unavailable", "The application has been away for too long")
+        }
         RejectReason::Draining => ("destination_unavailable", "The server is shutting down"),
     };
     let retry_after = match style.retry_after {

@@ -42,18 +42,21 @@ fn build(tables: &Tables, name: &str, limit: LimitWord) -> Result<Scenario, Wron
     let one_group = vec![GroupTable { name: Some("clients".to_owned()), ..GroupTable::default() }];
     let groups = tables.group.clone().unwrap_or(one_group);
     let groups = groups.iter().map(|table| group(table, &route_tables, &app));
+    let churn = churn(&tables.churn.clone().unwrap_or_default());
     let scenario = Scenario {
         name: name.to_owned(),
         limits: Limits {
             budget: budget(&gate, limit, &app, reserved),
             floor_period: gate.floor_period.unwrap_or(20),
+            // As whoever knows how long a restart takes would have it.
+            hold: churn.pause.map_or(Duration::ZERO, |(_, length)| length * 2),
             lanes: route_tables.iter().map(|table| lane(table, &gate)).collect(),
         },
         groups: groups.collect::<Result<_, _>>()?,
         app,
         routes,
         protection: protection(limit),
-        churn: churn(&tables.churn.clone().unwrap_or_default()),
+        churn,
         duration,
         windows: windows(tables.windows.as_deref(), duration)?,
         recover_from: tables.recover_from.map(|span| span.0),

@@ -254,6 +254,7 @@ mod tests {
             limits: Limits {
                 budget: crate::gate::Budget::Fixed(16),
                 floor_period: 0,
+                hold: Duration::ZERO,
                 lanes: Vec::new(),
             },
             protection: Protection::Gate,

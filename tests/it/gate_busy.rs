@@ -79,12 +79,11 @@ fn who_leaves_in_a_pause_says_nothing_about_the_load() {
     let mut hand = Hand::new(&limits(1, &[controlled(Order::Fifo)]));
     hand.teach(0, ms(300), 32);
     hand.with(Gate::pause);
-    for name in ["late", "gone", "a", "b"] {
+    for name in ["gone", "a", "b"] {
         hand.send(name, Arrival::at(0));
         hand.wait(ms(250));
     }
     hand.abandon("gone");
-    assert_eq!(hand.told(), "late max_wait");
     hand.with(Gate::resume);
     relay(&mut hand, ms(300), 10);
     hand.end();

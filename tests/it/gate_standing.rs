@@ -1,4 +1,4 @@
-//! How long anybody waits: bursts and standing queues, deadlines, pauses, shadow, changes in place.
+//! How long anybody waits: bursts and standing queues, deadlines, shadow, changes in place.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -186,53 +186,7 @@ fn a_deadline_is_looked_at_again_at_the_grant() {
     hand.end();
 }
 
-// === pause, shadow, changes in place ===
-
-#[test]
-fn a_pause_keeps_everybody_and_goes_on_in_order() {
-    for order in [Order::Fifo, Order::Adaptive] {
-        let lane = LaneLimits { max_wait: 60 * SECOND, ..controlled(order) };
-        let mut hand = Hand::new(&limits(1, &[lane]));
-        hand.teach(0, ms(10), 32);
-        hand.with(Gate::pause);
-        for name in ["a", "b", "c", "d"] {
-            let until = hand.send(name, Arrival::at(0)).expect("a free slot is not granted");
-            assert_eq!(until, hand.now + 60 * SECOND, "{name}: who waits is not held short");
-            hand.wait(SECOND);
-        }
-        hand.wait(10 * SECOND);
-        assert_eq!(hand.told(), "");
-        hand.with(Gate::resume);
-        for done in ["a", "b", "c"] {
-            hand.complete(done, ms(10));
-        }
-        assert_eq!(hand.told(), "a goes, b goes, c goes, d goes", "{order:?}");
-        hand.end();
-    }
-}
-
-#[test]
-fn a_queue_stands_again_after_a_pause() {
-    let mut hand = Hand::new(&limits(1, &[controlled(Order::Fifo)]));
-    hand.teach(0, ms(10), 32);
-    hand.with(Gate::pause);
-    hand.send("a", Arrival::at(0));
-    hand.with(Gate::resume);
-    for _ in 0..3 {
-        hand.send("b", Arrival::at(0));
-        hand.wait(ms(498));
-        // Whoever asks again does not begin a new pause.
-        hand.with(Gate::resume);
-    }
-    assert_eq!(hand.told(), "a goes, b max_wait", "the queue has failed somebody");
-    let until = hand.send("b", Arrival::at(0)).expect("it waits");
-    assert_eq!(until, hand.now + SECOND, "not for long enough yet");
-    hand.wait(ms(6));
-    let until = hand.send("c", Arrival::at(0)).expect("it waits");
-    // Three rounds of 20 ms are more than four targets.
-    assert!(until < hand.now + ms(40), "the queue stands: {:?}", until.since(hand.now));
-    hand.end();
-}
+// === shadow, changes in place ===
 
 #[test]
 fn shadow_lets_everybody_through_and_counts_whom_it_would_not_have() {

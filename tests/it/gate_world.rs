@@ -24,7 +24,8 @@ pub fn class(number: u8) -> Class {
 }
 
 pub fn limits(budget: u32, lanes: &[LaneLimits]) -> Limits {
-    Limits { budget: Budget::Fixed(budget), floor_period: 0, lanes: lanes.to_vec() }
+    let hold = Duration::from_secs(60);
+    Limits { budget: Budget::Fixed(budget), floor_period: 0, hold, lanes: lanes.to_vec() }
 }
 
 /// A lane in which nobody waits for more than a second, and whose queue stands after 1.5.

@@ -26,6 +26,7 @@ mod gate_bursts;
 mod gate_busy;
 mod gate_fairness;
 mod gate_model;
+mod gate_pause;
 mod gate_standing;
 mod gate_world;
 mod http2;

@@ -22,6 +22,7 @@ fn scenario(app: App, group: Group, limit: u32, seconds: u32) -> Scenario {
         limits: Limits {
             budget: Budget::Fixed(limit),
             floor_period: 20,
+            hold: Duration::ZERO,
             lanes: vec![LaneLimits::plain(1_000, 100 * SECOND)],
         },
         protection: Protection::Gate,

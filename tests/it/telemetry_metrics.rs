@@ -51,6 +51,7 @@ fn upstream(name: &str) -> Upstream {
         max_connections: 512,
         connect_timeout: Duration::from_secs(1),
         idle_timeout: Duration::from_secs(4),
+        hold: Duration::ZERO,
     }
 }
 

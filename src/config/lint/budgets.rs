@@ -22,6 +22,7 @@ pub(super) fn check(draft: &mut Draft, cx: &mut Context<'_>) {
         reserved(draft, index, cx);
         caps(draft, index, cx);
         connections(draft, index, cx);
+        held_by_nobody(draft, index, cx);
     }
 }
 
@@ -40,6 +41,26 @@ fn sharers(draft: &Draft, upstream: usize) -> impl Iterator<Item = (&RouteDraft,
     users(draft, upstream).filter(|(_, model)| {
         model.admission == AdmissionMode::Queue && model.kind == RouteKind::Request
     })
+}
+
+/// `hold` where no request ever waits in a queue.
+fn held_by_nobody(draft: &Draft, index: usize, cx: &mut Context<'_>) {
+    let (hold, name) = (&draft.upstreams[index].table.hold, &draft.upstreams[index].name);
+    let waits = |(_, model): (&RouteDraft, &Route)| {
+        model.admission == AdmissionMode::Queue && model.max_queue > 0 && model.enforce
+    };
+    let upstream = &draft.config.upstreams[index];
+    let held = upstream.enforce && users(draft, index).any(waits);
+    if upstream.hold.is_zero() || hold.is_bad() || held || users(draft, index).next().is_none() {
+        return;
+    }
+    cx.report(
+        Code::WaitWithoutQueue,
+        hold.place(),
+        format!("`hold` has no effect on the upstream `{name}`"),
+        "no request ever waits for it",
+    )
+    .help("remove it, or give its routes places to wait in (max_queue), and enforce = true");
 }
 
 fn upstream_use(draft: &Draft, index: usize, cx: &mut Context<'_>) {

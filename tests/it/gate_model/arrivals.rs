@@ -32,12 +32,14 @@ impl Tracker {
             Ok(true)
         } else if deadline <= self.now {
             Err(RejectReason::Deadline)
-        } else if !self.paused && self.free()[lane] {
+        } else if !self.is_held(lane) && self.free()[lane] {
             Ok(false)
         } else if limits.max_queue == 0 {
             Err(RejectReason::QueueFull)
         } else if limits.max_wait.is_zero() {
             Err(RejectReason::MaxWait)
+        } else if self.paused.is_some_and(|since| since + self.limits.hold <= self.now) {
+            Err(RejectReason::UpstreamDown)
         } else {
             return self.queue(new, saw, events);
         };
@@ -54,7 +56,7 @@ impl Tracker {
     }
 
     fn queue(&mut self, new: Newcomer, saw: Saw, events: &mut Events) {
-        let Newcomer { lane, class, flow, deadline } = new;
+        let Newcomer { lane, class, .. } = new;
         self.sweep(new, events);
         if !self.sure {
             return self.queue_unsure(new, saw, events);
@@ -71,8 +73,18 @@ impl Tracker {
         }
         let Saw::Queued(id, bound) = saw else { panic!("{new:?} waits, and not {saw:?}") };
         assert_eq!(bound, until, "{new:?} may wait for so long");
-        let arrived = self.now;
-        self.join(Waiter { id, lane, class, flow, arrived, deadline, until, overdue });
+        self.join(self.waiter(new, id, until, overdue));
+    }
+
+    fn waiter(&self, new: Newcomer, id: TicketId, until: Time, overdue: RejectReason) -> Waiter {
+        let Newcomer { lane, class, flow, deadline } = new;
+        let (arrived, patience) = (self.now, self.lane(lane).max_wait);
+        let latest = self.latest(lane, deadline);
+        Waiter { id, lane, class, flow, arrived, deadline, latest, patience, until, overdue }
+    }
+
+    fn latest(&self, lane: usize, deadline: Time) -> Time {
+        if deadline == Time::NEVER { deadline } else { deadline - self.p90(lane) }
     }
 
     /// It is not known which queues stand: what hangs on that is taken as it comes.
@@ -91,18 +103,17 @@ impl Tracker {
     }
 
     pub fn join_unsure(&mut self, new: Newcomer, id: TicketId, until: Time) {
-        let Newcomer { lane, class, flow, deadline } = new;
-        let longest = self.now + self.lane(lane).max_wait;
+        let Newcomer { lane, deadline, .. } = new;
+        let (longest, reason) = self.longest(self.now, self.lane(lane).max_wait);
         assert!(until <= longest && until <= deadline);
         let overdue = if until == longest {
-            RejectReason::MaxWait
-        } else if until == deadline - self.p90(lane) {
+            reason
+        } else if until == self.latest(lane, deadline) {
             RejectReason::Deadline
         } else {
             RejectReason::StandingQueue
         };
-        let arrived = self.now;
-        self.join(Waiter { id, lane, class, flow, arrived, deadline, until, overdue });
+        self.join(self.waiter(new, id, until, overdue));
     }
 
     fn sweep(&mut self, new: Newcomer, events: &mut Events) {
@@ -126,12 +137,9 @@ impl Tracker {
     }
 
     fn bound_with(&self, new: Newcomer, allowance: Option<Duration>) -> (Time, RejectReason) {
-        let latest = match new.deadline {
-            Time::NEVER => Time::NEVER,
-            deadline => deadline - self.p90(new.lane),
-        };
+        let latest = self.latest(new.lane, new.deadline);
         let standing = allowance.map_or(Time::NEVER, |allowance| self.now + allowance);
-        let longest = (self.now + self.lane(new.lane).max_wait, RejectReason::MaxWait);
+        let longest = self.longest(self.now, self.lane(new.lane).max_wait);
         let bounds =
             [longest, (standing, RejectReason::StandingQueue), (latest, RejectReason::Deadline)];
         bounds.into_iter().min_by_key(|(bound, _)| *bound).unwrap_or(longest)

@@ -55,6 +55,10 @@ impl Tracker {
             }
             Did::Reconfigure(limits) => {
                 self.set_limits(limits);
+                if self.paused.is_some() {
+                    self.rebound();
+                    self.expire(&mut events);
+                }
                 self.let_through(&mut events);
                 self.dispatch(&mut events);
             }
@@ -62,7 +66,10 @@ impl Tracker {
                 self.resume();
                 self.dispatch(&mut events);
             }
-            Did::Pause => self.paused = true,
+            Did::Pause => {
+                self.pause();
+                self.expire(&mut events);
+            }
             Did::Drain => {
                 self.draining = true;
                 self.all_drained(&mut events);
@@ -153,7 +160,7 @@ impl Tracker {
         for event in events {
             let waiter = self.find(event.id);
             let free = self.free();
-            assert!(free[waiter.lane] && !self.paused, "I1: no slot for {waiter:?}");
+            assert!(free[waiter.lane] && self.paused.is_none(), "I1: no slot for {waiter:?}");
             let same = std::mem::replace(&mut flow, (waiter.lane, waiter.class, waiter.flow));
             swept = if same == flow { swept } else { 0 };
             if event.granted {

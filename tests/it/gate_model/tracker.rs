@@ -30,6 +30,10 @@ pub struct Waiter {
     pub flow: usize,
     pub arrived: Time,
     pub deadline: Time,
+    /// Its client's own bound.
+    pub latest: Time,
+    /// `max_wait` as it was when it came.
+    pub patience: Duration,
     pub until: Time,
     /// Why it is turned away at `until`.
     pub overdue: RejectReason,
@@ -80,7 +84,8 @@ pub struct Tracker {
     /// Counters and service times of the lanes.
     pub lanes: Vec<LaneSnapshot>,
     pub rejected_class: [u64; Class::COUNT],
-    pub paused: bool,
+    /// Since when.
+    pub paused: Option<Time>,
     pub resumed: Time,
     pub draining: bool,
     pub busy: Vec<[Busy; Class::COUNT]>,
@@ -112,7 +117,7 @@ pub struct Seen {
 
 impl Seen {
     pub fn add(&mut self, other: &Seen) {
-        let sum = |mine: &mut [u64; 6], more: &[u64; 6]| {
+        let sum = |mine: &mut [u64; 7], more: &[u64; 7]| {
             mine.iter_mut().zip(more).for_each(|(mine, more)| *mine += more);
         };
         sum(&mut self.rejected, &other.rejected);
@@ -156,7 +161,7 @@ impl Tracker {
             slots: Vec::new(),
             lanes: snapshot.lanes.clone(),
             rejected_class: [0; Class::COUNT],
-            paused: false,
+            paused: None,
             resumed: Time::ZERO,
             draining: false,
             busy: vec![[Busy::default(); Class::COUNT]; limits.lanes.len()],
@@ -241,7 +246,7 @@ impl Tracker {
     fn since_stands(&self, lane: usize, since: Time) -> bool {
         let after = self.lane(lane).standing_after;
         let busy = self.now.since(since.max(self.resumed));
-        !self.paused && after.is_some_and(|after| busy >= after)
+        self.paused.is_none() && after.is_some_and(|after| busy >= after)
     }
 
     /// Somebody waited in vain, or found no place.
@@ -250,12 +255,47 @@ impl Tracker {
     }
 
     pub fn resume(&mut self) {
-        if std::mem::take(&mut self.paused) {
+        if self.paused.take().is_some() {
             self.resumed = self.now;
             self.busy.iter_mut().flatten().for_each(|busy| {
                 (busy.failed, busy.served) = (0, 0);
             });
+            self.rebound();
         }
+    }
+
+    pub fn pause(&mut self) {
+        if self.paused.is_none() {
+            self.paused = Some(self.now);
+            self.rebound();
+        }
+    }
+
+    /// As documented: a pause turns away after `hold`, its time counts for nobody's `max_wait`, and
+    /// both together bound every wait.
+    pub fn longest(&self, arrived: Time, patience: Duration) -> (Time, RejectReason) {
+        let most = arrived + patience + self.limits.hold;
+        let (bound, reason) = match self.paused {
+            Some(since) => (since + self.limits.hold, RejectReason::UpstreamDown),
+            None => (arrived.max(self.resumed) + patience, RejectReason::MaxWait),
+        };
+        (bound.min(most), reason)
+    }
+
+    pub fn rebound(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for waiter in &mut waiting {
+            let own = self.longest(waiter.arrived, waiter.patience);
+            let latest = (waiter.latest, RejectReason::Deadline);
+            (waiter.until, waiter.overdue) = if latest.0 < own.0 { latest } else { own };
+        }
+        self.waiting = waiting;
+    }
+
+    /// Whether a lane's requests wait for the end of a pause.
+    pub fn is_held(&self, lane: usize) -> bool {
+        let here = self.lane(lane);
+        self.paused.is_some() && here.max_queue > 0 && !here.max_wait.is_zero()
     }
 
     /// How long a wait may be while the queue stands.
@@ -360,7 +400,9 @@ impl Tracker {
         }
         let in_flight = self.in_flight();
         assert_eq!(seen.in_flight, self.budget_in_flight(&in_flight), "I5: slots in use");
-        assert_eq!(seen.paused, self.paused);
+        assert_eq!(seen.paused, self.paused.is_some());
+        let held_until = self.paused.map_or(self.now, |since| since + self.limits.hold);
+        assert_eq!(seen.hold_left, held_until.since(self.now));
         assert_eq!(seen.rejected_class, self.rejected_class);
         let sum = |of: fn(&LaneSnapshot) -> u64| seen.lanes.iter().map(of).sum::<u64>();
         let by_reason = sum(|lane| lane.rejected.iter().sum());
@@ -382,7 +424,7 @@ impl Tracker {
     }
 
     fn nobody_beside_a_slot(&self) {
-        if self.paused {
+        if self.paused.is_some() {
             return;
         }
         let free = self.free();

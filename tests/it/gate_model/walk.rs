@@ -78,6 +78,10 @@ fn some_period(random: &mut Random) -> u32 {
     [0, 8, 9, 20][random.below(4) as usize]
 }
 
+fn some_hold(random: &mut Random) -> Duration {
+    Duration::from_micros(1) + millis(random, 60)
+}
+
 /// A flow's name. In half of the walks all of them want the same place.
 fn flow_id(flow: usize, seed: u64) -> u64 {
     if seed.is_multiple_of(2) { flow as u64 * 256 } else { Random::new(flow as u64).next() }
@@ -92,7 +96,8 @@ impl Walk {
         });
         let lanes = lanes.collect();
         let budget = some_budget(&mut random, seed.is_multiple_of(7));
-        let limits = Limits { budget, floor_period: some_period(&mut random), lanes };
+        let (floor_period, hold) = (some_period(&mut random), some_hold(&mut random));
+        let limits = Limits { budget, floor_period, hold, lanes };
         let gate = Gate::new(Time::ZERO, &limits);
         let tracker = Tracker::new(&limits, &gate.snapshot(Time::ZERO));
         Walk {
@@ -173,7 +178,7 @@ impl Walk {
                 }
                 Did::Complete(held) => self.tracker.give_back(held),
                 Did::Abandon { id, .. } => _ = self.tracker.leave(id),
-                Did::Pause => self.tracker.paused = true,
+                Did::Pause => self.tracker.pause(),
                 Did::Resume => self.tracker.resume(),
                 _ => {}
             }
@@ -283,6 +288,9 @@ impl Walk {
         self.limits.budget = some_budget(&mut self.random, auto);
         if self.random.chance(20) {
             self.limits.floor_period = some_period(&mut self.random);
+        }
+        if self.random.chance(20) {
+            self.limits.hold = some_hold(&mut self.random);
         }
         for lane in &mut self.limits.lanes {
             if self.random.chance(40) {

@@ -1,0 +1,81 @@
+//! An application that is away: who waits is kept for it, for a while.
+//!
+//! A pause grants nothing to lanes in which requests wait. Time in which nobody could have been
+//! served does not count against anybody's `max_wait`, but it is bounded: a pause holds requests
+//! for `hold`, and turns everybody away once it has lasted longer. Nobody waits for more than
+//! `max_wait` and `hold` together, however often the application comes and goes.
+//!
+//! Lanes in which nobody waits (`max_queue` or `max_wait` is nothing) go on: such a request is to
+//! fail at once where the application does, and probes live there.
+
+use std::time::Duration;
+
+use super::Gate;
+use super::lane::Lane;
+use super::time::Time;
+use super::types::RejectReason;
+use super::waiters::State;
+
+impl Gate {
+    /// From now on nothing is granted to lanes in which requests wait: who comes waits, within the
+    /// bounds of the queue, which does not stand meanwhile. After [`hold`](super::Limits::hold)
+    /// everybody is turned away, until the gate is resumed. For an application that is known to be
+    /// away.
+    pub fn pause(&mut self, now: Time) {
+        self.advance(now);
+        if self.paused.is_none() {
+            self.paused = Some(self.now);
+            self.rebound();
+        }
+    }
+
+    /// Ends a [`Gate::pause`]. Who waits goes on in order, and has `max_wait` from now on.
+    pub fn resume(&mut self, now: Time) {
+        self.advance(now);
+        if self.paused.take().is_some() {
+            self.resumed = self.now;
+            self.lanes.iter_mut().for_each(Lane::forget_failures);
+            self.rebound();
+        }
+        self.dispatch();
+    }
+
+    /// When a pause that goes on turns everybody away; `None`: there is none.
+    pub(super) fn held_until(&self) -> Option<Time> {
+        self.paused.map(|since| since + self.hold)
+    }
+
+    /// Whether a lane's requests wait for the end of a pause.
+    pub(super) fn is_held(&self, lane: &Lane) -> bool {
+        self.paused.is_some() && lane.limits.waits()
+    }
+
+    /// Until when who came at `arrived`, for `patience`, may wait as things are, and why not longer.
+    pub(super) fn longest_wait(&self, arrived: Time, patience: Duration) -> (Time, RejectReason) {
+        let longest = arrived + patience + self.hold;
+        match self.held_until() {
+            Some(until) => (until.min(longest), RejectReason::UpstreamDown),
+            None => {
+                let from = arrived.max(self.resumed);
+                ((from + patience).min(longest), RejectReason::MaxWait)
+            }
+        }
+    }
+
+    /// Bounds every wait anew: a pause has begun or ended. O(n log n), once for each.
+    pub(super) fn rebound(&mut self) {
+        for index in 0..self.waiters.places() {
+            let waiter = self.waiters.get(index);
+            if waiter.state != State::Waiting {
+                continue;
+            }
+            let latest = (waiter.latest, RejectReason::Deadline);
+            let own = self.longest_wait(waiter.arrived, waiter.patience);
+            let (until, overdue) = if latest.0 < own.0 { latest } else { own };
+            self.waiters.get_mut(index).overdue = overdue;
+            self.deadlines.change(index, until);
+        }
+        // Where nothing is held, a pause ends all waits.
+        self.advance(self.now);
+    }
+}
