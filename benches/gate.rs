@@ -29,7 +29,12 @@ fn limits(lanes: usize, max_in_flight: u32) -> Limits {
     let standing_after = Some(Duration::from_secs(5_400));
     let plain = LaneLimits::plain(20_000, Duration::from_secs(3_600));
     let lane = LaneLimits { standing_after, ..plain };
-    Limits { budget: Budget::Fixed(max_in_flight), floor_period: 20, hold: Duration::ZERO, lanes: vec![lane; lanes] }
+    Limits {
+        budget: Budget::Fixed(max_in_flight),
+        floor_period: 20,
+        hold: Duration::ZERO,
+        lanes: vec![lane; lanes],
+    }
 }
 
 fn admitted(verdict: Verdict) -> Slot {

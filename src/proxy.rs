@@ -43,6 +43,7 @@ mod headers;
 mod hops;
 mod interim;
 mod lag;
+mod outage;
 mod outcome;
 mod patience;
 mod plan;

@@ -64,7 +64,12 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 
 fn limits(max_in_flight: u32) -> Limits {
     let lane = LaneLimits::plain(8, MAX_WAIT);
-    Limits { budget: Budget::Fixed(max_in_flight), floor_period: 0, hold: Duration::ZERO, lanes: vec![lane] }
+    Limits {
+        budget: Budget::Fixed(max_in_flight),
+        floor_period: 0,
+        hold: Duration::ZERO,
+        lanes: vec![lane],
+    }
 }
 
 /// Tries every interleaving with at most three preemptions: the bound under which loom's authors

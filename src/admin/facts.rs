@@ -257,7 +257,7 @@ fn upstream_row(upstream: &UpstreamSample) -> String {
         short(upstream.in_flight),
         upstream.limit,
         u8::from(upstream.up),
-        u8::from(upstream.paused),
+        u8::from(upstream.paused && !upstream.hold_left.is_zero()),
         upstream.connections,
         auto.decision,
         short(auto.throughput),

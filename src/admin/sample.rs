@@ -1,6 +1,6 @@
 //! One second of traffic, as the difference between two looks at gates and metrics.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::State;
 use crate::config::{AdmissionMode, Config, Route, RouteKind};
@@ -51,7 +51,10 @@ pub(super) struct UpstreamSample {
     pub(super) in_flight: f64,
     pub(super) limit: u64,
     pub(super) up: bool,
+    /// Nothing is let in, since the application is away...
     pub(super) paused: bool,
+    /// ...and for so long more requests wait for it.
+    pub(super) hold_left: Duration,
     pub(super) connections: u64,
     pub(super) auto: LimitReading,
 }
@@ -141,6 +144,7 @@ fn between(before: &Look, now: &Look, config: &Config) -> Sample {
             limit: upstream.in_flight_limit,
             up: upstream.up,
             paused: upstream.paused,
+            hold_left: upstream.hold_left,
             connections: upstream.connections,
             auto: upstream.limit.clone(),
         }

@@ -65,6 +65,8 @@ struct UpstreamStatus<'a> {
     connections: u64,
     /// Nothing is let in at present, since the application is away.
     paused: bool,
+    /// Seconds for which requests still wait for it; then they are turned away.
+    hold_left: f64,
     limit: LimitStatus,
 }
 
@@ -209,6 +211,7 @@ impl<'a> UpstreamStatus<'a> {
             max_in_flight: reading.in_flight_limit,
             connections: reading.connections,
             paused: reading.paused,
+            hold_left: reading.hold_left.as_secs_f64(),
             limit: LimitStatus::new(&reading.limit, reading.in_flight_limit),
         }
     }

@@ -159,11 +159,23 @@ fn down(window: &Sample, names: &Names, index: usize, total: &Total) -> (Level, 
     let (name, address) = &names.upstreams[index];
     let who = if names.upstreams.len() > 1 { format!("The app {name}") } else { "The app".into() };
     let waiting = total.queue.round() as u64;
-    let detail = if window.upstreams[index].paused {
-        let waits = count(waiting, "request waits", "requests wait");
-        format!("{waits} in the queue until {address} accepts connections again.")
-    } else {
-        format!("The last attempt to connect to {address} failed. The next request tries again.")
+    let upstream = &window.upstreams[index];
+    let detail = match (upstream.paused, upstream.hold_left.as_secs_f64().ceil()) {
+        (false, _) => {
+            format!(
+                "The last attempt to connect to {address} failed. The next request tries again."
+            )
+        }
+        (true, 0.0) => {
+            format!("Requests are turned away until {address} accepts connections again.")
+        }
+        (true, left) => {
+            let waits = count(waiting, "request waits", "requests wait");
+            format!(
+                "{waits} in the queue until {address} accepts connections again, for at most {left} \
+                 s more."
+            )
+        }
     };
     let text = move |ago: &str| format!("{who} cannot be reached, for {ago}");
     (Level::Down, Box::new(text), detail)

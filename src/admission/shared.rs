@@ -77,6 +77,16 @@ impl Admission {
         self.with(|gate, now| gate.reconfigure(now, limits));
     }
 
+    /// Grants nothing from now on: the application is away; see [`Gate::pause`].
+    pub fn pause(&self) {
+        self.with(Gate::pause);
+    }
+
+    /// The application is back; see [`Gate::resume`].
+    pub fn resume(&self) {
+        self.with(Gate::resume);
+    }
+
     /// Turns away everybody who waits, and all who come; see [`Gate::drain`].
     pub fn drain(&self) {
         self.with(Gate::drain);

@@ -86,9 +86,10 @@ fn upstreams(status: &Value) -> Table {
     let mut table = Table::new(["app", "state", "in flight", "limit", "why"]);
     for upstream in list(&status["upstreams"]) {
         let name = format!("{} ({})", word(&upstream["name"]), word(&upstream["address"]));
-        let state = match (upstream["up"].as_bool(), upstream["paused"].as_bool()) {
-            (_, Some(true)) => "waited for",
-            (Some(false), _) => "not reachable",
+        let waited_for = upstream["hold_left"].as_f64().is_some_and(|seconds| seconds > 0.0);
+        let state = match upstream["up"].as_bool() {
+            _ if waited_for => "waited for",
+            Some(false) => "not reachable",
             _ => "up",
         };
         let limit = &upstream["limit"];
@@ -210,7 +211,7 @@ mod tests {
             "verdict": {"level": "overloaded", "text": "Overloaded: x", "detail": "The app does."},
             "reload": {"seconds_ago": null, "succeeded": null, "error": null},
             "upstreams": [{"name": "default", "address": "127.0.0.1:8000", "up": true,
-                "paused": false, "in_flight": 16, "max_in_flight": 16,
+                "paused": false, "hold_left": 0.0, "in_flight": 16, "max_in_flight": 16,
                 "limit": {"mode": "auto", "decision": "back_off"}}],
             "routes": [{"name": "search", "kind": "request", "in_flight": 16, "max_in_flight": 16,
                 "queue_depth": 9, "max_queue": 64, "service": {"p50": 0.0412, "p90": null},

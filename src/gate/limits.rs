@@ -115,7 +115,8 @@ impl LaneLimits {
     }
 
     /// Whether anybody ever waits in the lane.
-    pub(super) fn waits(&self) -> bool {
+    #[must_use]
+    pub fn waits(&self) -> bool {
         self.max_queue > 0 && !self.max_wait.is_zero()
     }
 

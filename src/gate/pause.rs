@@ -50,7 +50,7 @@ impl Gate {
         self.paused.is_some() && lane.limits.waits()
     }
 
-    /// Until when who came at `arrived`, for `patience`, may wait as things are, and why not longer.
+    /// Until when somebody may wait who came at `arrived`, for `patience`; and why not longer.
     pub(super) fn longest_wait(&self, arrived: Time, patience: Duration) -> (Time, RejectReason) {
         let longest = arrived + patience + self.hold;
         match self.held_until() {

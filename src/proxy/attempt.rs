@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_whole};
+use super::outage::Outage;
 use super::outcome;
 use super::plan::Plan;
 use super::prepare::{Outgoing, no_body, shape};
@@ -43,6 +44,15 @@ struct Limits {
     deadline: Option<Instant>,
 }
 
+/// The time that a request with a slot has for an application that is away.
+struct Holding<'p> {
+    plan: &'p Plan,
+    /// Then its client waits no longer.
+    deadline: Option<Instant>,
+    /// Since the first time that it was away.
+    until: Option<Instant>,
+}
+
 const IN_FLIGHT: &str = "a request in flight has not ended";
 
 /// Why an attempt brought no response.
@@ -60,13 +70,15 @@ enum Failure {
 pub(super) async fn attempts(
     plan: &Plan,
     shard: usize,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
     outgoing: Outgoing,
     mut permit: Permit,
     deadline: Option<Instant>,
 ) -> Result<(Response<Incoming>, Lease<Permit>), UpstreamError> {
     let Outgoing { mut request, upload, upgrade } = outgoing;
-    let (backend, way) = (&plan.backend, plan.backend.way());
+    let backend = &plan.backend;
+    let mut way = backend.way();
+    let mut holding = Holding { plan, deadline, until: None };
     let only = upgrade.map(|_| Protocol::Http1);
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
     let replayable = upload.is_none() && is_idempotent(request.method());
@@ -77,11 +89,19 @@ pub(super) async fn attempts(
         } else {
             way.pool.fresh(shard, only, permit).await
         };
-        let lease = leased.map_err(|(error, mut permit)| {
-            backend.note(Err(error));
-            plan.note(&mut permit, outcome::failed(error, false, None));
-            error
-        })?;
+        let lease = match leased {
+            Ok(lease) => lease,
+            Err((error, mut back)) => {
+                backend.note(Err(error));
+                let Some(waited) = holding.wait(error, shard).await else {
+                    plan.note(&mut back, outcome::failed(error, false, None));
+                    return Err(error);
+                };
+                exchange.held(waited);
+                (permit, way) = (back, backend.way());
+                continue;
+            }
+        };
         shape(&mut request, lease.protocol(), way.scheme);
         // A fresh connection of HTTP/2 may be closed, or a stream refused, before a request is
         // looked at; one of HTTP/1.1 has nothing to say yet.
@@ -179,6 +199,24 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
     copy
 }
 
+// === impl Holding ===
+
+impl Holding<'_> {
+    /// Waits for an application that took no connection until it is back, and says how long that
+    /// was; `None`: it is not to be waited for, or was not back in time.
+    async fn wait(&mut self, error: UpstreamError, worker: usize) -> Option<Duration> {
+        let hold = self.plan.hold();
+        if hold.is_zero() || !error.is_away() {
+            return None;
+        }
+        let now = Instant::now();
+        let until = *self.until.get_or_insert(now + hold);
+        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
+        let back = now < until && Outage::wait(&self.plan.backend, worker, until).await;
+        back.then(|| now.elapsed())
+    }
+}
+
 // === impl InFlight ===
 
 impl InFlight {
@@ -192,7 +230,7 @@ impl InFlight {
         let (begun, upload) = (Instant::now(), self.upload.as_deref());
         let timeout = || {
             let limit = limits.response?;
-            Some(upload.map_or(begun, Upload::last_progress) + limit)
+            Some(upload.map_or(begun, |upload| upload.last_progress().max(begun)) + limit)
         };
         poll_fn(|task| {
             if let Poll::Ready(answered) = answer.as_mut().poll(task) {

@@ -1,12 +1,14 @@
 //! One application: its gate, and the way to it. Both outlive a change of the configuration; what
 //! waits in the gate keeps its place.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 
+use super::outage::Outage;
 use super::plan::{limits, upstream_reading};
 use crate::admission::{Admission, Permit};
 use crate::config::{Endpoint, Scheme, Upstream};
@@ -22,6 +24,9 @@ pub(super) struct Backend {
     /// Every lane that its gate has, those of routes that are no more included.
     lanes: Mutex<Vec<LaneLimits>>,
     way: ArcSwap<Way>,
+    /// How long requests wait for an application that is away, in milliseconds.
+    hold: AtomicU64,
+    pub(super) outage: Outage,
     /// The last attempt to reach it succeeded.
     up: AtomicBool,
 }
@@ -42,7 +47,7 @@ pub(super) struct Way {
 struct WaySettings {
     endpoint: Endpoint,
     scheme: Scheme,
-    dns_refresh: std::time::Duration,
+    dns_refresh: Duration,
     limits: PoolLimits,
 }
 
@@ -67,6 +72,8 @@ impl Backend {
             admission: Admission::new(&limits(upstream, Vec::new())),
             lanes: Mutex::default(),
             way: ArcSwap::from_pointee(Way::new(upstream, connect, workers)),
+            hold: AtomicU64::new(0),
+            outage: Outage::none(),
             up: AtomicBool::new(true),
         })
     }
@@ -86,6 +93,8 @@ impl Backend {
         if self.way.load().settings != WaySettings::of(upstream) {
             self.way.store(Arc::new(Way::new(upstream, connect, workers)));
             self.up.store(true, Ordering::Relaxed);
+            // Who waits for the old one tries the new one.
+            self.outage.end(&self.admission);
         }
     }
 
@@ -99,18 +108,25 @@ impl Backend {
     /// Changes the gate in place.
     pub(super) fn reconfigure(&self, limits: &Limits) {
         self.admission.reconfigure(limits);
+        let hold = u64::try_from(limits.hold.as_millis()).unwrap_or(u64::MAX);
+        self.hold.store(hold, Ordering::Relaxed);
+        if hold == 0 {
+            self.outage.end(&self.admission);
+        }
         let mut lanes = self.lanes.lock().expect("nothing panics while it holds the lock");
         lanes.clone_from(&limits.lanes);
+    }
+
+    /// How long requests wait for the application while it is away; zero: not at all.
+    pub(super) fn hold(&self) -> Duration {
+        Duration::from_millis(self.hold.load(Ordering::Relaxed))
     }
 
     /// Remembers whether the application could be reached.
     pub(super) fn note(&self, result: Result<(), UpstreamError>) {
         let up = match result {
             Ok(()) => true,
-            // Shortages of our own say nothing of the application.
-            Err(UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError) => {
-                return;
-            }
+            Err(error) if error.is_shortage() => return,
             Err(_) => false,
         };
         if self.up.load(Ordering::Relaxed) != up {
@@ -121,7 +137,8 @@ impl Backend {
     /// For a scrape.
     pub(super) fn reading(&self, snapshot: &Snapshot) -> UpstreamReading {
         let connections = u64::from(self.way.load().pool.open());
-        let up = self.up.load(Ordering::Relaxed);
+        // One that stops answers what it has, and is away nevertheless.
+        let up = self.up.load(Ordering::Relaxed) && !snapshot.paused;
         upstream_reading(self.name.clone(), snapshot, up, connections)
     }
 }

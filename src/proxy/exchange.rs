@@ -124,6 +124,12 @@ impl Exchange {
         self.upload = upload;
     }
 
+    /// It has waited for so long for an application that was away, and goes to it now.
+    pub(super) fn held(&mut self, wait: Duration) {
+        self.granted = Some(Instant::now());
+        self.queue_wait += wait;
+    }
+
     /// It went to the application once more.
     pub(super) fn retried(&self) {
         self.proxy.plan(self.route).metrics.upstream_retry();

@@ -40,7 +40,7 @@ pub(super) async fn forward(
     let upload = outgoing.upload.clone();
     let offered = outgoing.upgrade.clone();
     exchange.forwarded(upload.clone());
-    let answered = attempts(plan, client.worker, &exchange, outgoing, permit, deadline).await;
+    let answered = attempts(plan, client.worker, &mut exchange, outgoing, permit, deadline).await;
     let answered = match answered {
         Ok((response, lease)) => begun(response, offered.as_ref(), lease).await,
         Err(error) => Err(error),

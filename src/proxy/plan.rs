@@ -32,6 +32,8 @@ pub(super) struct Plan {
     strict_paths: bool,
     /// What its requests say of themselves; `None`: nothing that matters (exempt).
     pub(super) marks: Option<Marks>,
+    /// Whether its requests wait for an application that is away.
+    held: bool,
     /// Whether the gate learns from its requests.
     learns: bool,
     pub(super) response_timeout: Option<Duration>,
@@ -101,6 +103,7 @@ pub(super) fn upstream_reading(
         up,
         connections,
         paused: gate.paused,
+        hold_left: gate.hold_left,
         rejected_class: gate.rejected_class.to_vec(),
         limit: LimitReading {
             auto: gate.auto.is_some(),
@@ -167,7 +170,7 @@ impl fmt::Debug for Plan {
 impl Plan {
     /// `lanes`: the route's lane, and those that it had before.
     pub(super) fn new(
-        route: &Route,
+        (route, upstream): (&Route, &Upstream),
         backend: Arc<Backend>,
         (lane, former): (Option<usize>, Vec<LaneAt>),
         metrics: RouteMetrics,
@@ -186,6 +189,7 @@ impl Plan {
             metrics,
             strict_paths: route.paths == config::Paths::Strict,
             marks: (route.admission == AdmissionMode::Queue).then(|| Marks::new(route)),
+            held: lane_limits(route, upstream).is_some_and(|lane| lane.enforce && lane.waits()),
             learns,
             response_timeout: route.response_timeout,
             idle_body_timeout: route.idle_body_timeout,
@@ -207,6 +211,11 @@ impl Plan {
             return Err(Refusal::Fault(Fault::Ambiguous));
         }
         self.lane.ok_or(Refusal::Denied)
+    }
+
+    /// How long its requests wait for an application that is away; zero: not at all.
+    pub(super) fn hold(&self) -> Duration {
+        if self.held { self.backend.hold() } else { Duration::ZERO }
     }
 
     /// Says how a request of the route went, if the gate learns from it.

@@ -91,7 +91,8 @@ pub(super) fn build(
         .map(|route| {
             let gate = &mut gates[route.upstream];
             let lanes = gate.assign(route, past.lanes_of(&route.name));
-            Plan::new(route, Arc::clone(&gate.backend), lanes, common.metrics.route(route))
+            let metrics = common.metrics.route(route);
+            Plan::new((route, gate.upstream), Arc::clone(&gate.backend), lanes, metrics)
         })
         .collect();
     for gate in &gates {

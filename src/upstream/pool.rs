@@ -149,6 +149,23 @@ impl<H: Send + 'static> Pool<H> {
         }
     }
 
+    /// Opens a connection for whoever comes next: to see whether the application takes any.
+    ///
+    /// # Errors
+    ///
+    /// Why none could be had.
+    pub async fn open_spare(&self, shard: usize) -> Result<(), UpstreamError> {
+        let shard = shard % self.shards.len();
+        let token = Token::take(&self.count, self.limits.max_connections);
+        let token = token.ok_or(UpstreamError::ConnectionLimitReached)?;
+        let opened = timeout(self.limits.connect_timeout, self.open_one(shard, None, token)).await;
+        // A stream leaves its connection behind.
+        if let Carrier::Whole(idle) = opened.map_err(|_| UpstreamError::ConnectionTimeout)?? {
+            self.put_back(shard, idle);
+        }
+        Ok(())
+    }
+
     /// How often unused connections are to be looked at, see [`Pool::reap`].
     #[must_use]
     pub fn period(&self) -> Duration {

@@ -29,6 +29,7 @@ mod gate_model;
 mod gate_pause;
 mod gate_standing;
 mod gate_world;
+mod holding;
 mod http2;
 mod http2_abuse;
 mod layering;

@@ -66,7 +66,12 @@ fn scenario(name: &str, load: f64, budget: Budget, bursts: Option<Bursts>) -> Sc
         app: App { workers: WORKERS, knee: 0, ..App::base() },
         routes: vec![Route { name: "default".to_owned() }],
         groups: vec![Group { service, bursts, ..Group::plain("clients", load * CAPACITY) }],
-        limits: Limits { budget, floor_period: 20, hold: Duration::ZERO, lanes: vec![build::default_lane()] },
+        limits: Limits {
+            budget,
+            floor_period: 20,
+            hold: Duration::ZERO,
+            lanes: vec![build::default_lane()],
+        },
         protection: Protection::Gate,
         churn: Churn::default(),
         duration: TO,

@@ -407,3 +407,45 @@ async fn a_file_that_changes_is_loaded_and_commands_do_it_at_once() {
     process.signal(rustix::process::Signal::TERM);
     assert!(process.exit().await.success());
 }
+
+#[tokio::test]
+async fn what_waits_for_an_application_follows_the_configuration() {
+    let refusing = tokio::net::TcpSocket::new_v4().unwrap();
+    refusing.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = refusing.local_addr().unwrap();
+    let app = App::start().await;
+    let upstream = |address, hold: &str| {
+        let url = format!("[upstream]\nurl = \"http://{address}\"\nmax_in_flight = 1\n");
+        format!("[server]\nworkers = 1\n{url}hold = \"{hold}\"\n")
+    };
+    let paused = |m: &Metrics| m.sum("tidegate_upstream_paused", &[]) == 1.0;
+    let file = File::new(&upstream(nobody, "60s"));
+    let tide = start(&file);
+    // It lies elsewhere now: who waits goes there.
+    let mut first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    file.write(&upstream(app.address, "60s"));
+    tide.sidecar.reload().await.unwrap();
+    let (mut conn, request) = app.serve("1").await;
+    assert!(request.head.line.contains("/1"), "{request:?}");
+    conn.request().await;
+    conn.send(OK).await;
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.response().await.status(), 200);
+    }
+    // Nobody is to wait any more: who waits tries, and is told.
+    file.write(&upstream(nobody, "60s"));
+    tide.sidecar.reload().await.unwrap();
+    let mut first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    file.write(&upstream(nobody, "0s"));
+    tide.sidecar.reload().await.unwrap();
+    for client in [&mut first, &mut second] {
+        client.response().await.assert_own(502, "connection_refused");
+    }
+    assert!(!paused(&tide.at_rest().await));
+}

@@ -236,7 +236,8 @@ fn a_reading_is_put_out_as_given() {
         in_flight_limit: 8,
         up: true,
         connections: 9,
-        paused: false,
+        paused: true,
+        hold_left: Duration::from_millis(1_500),
         rejected_class: vec![0, 0, 0, 5, 0, 0, 0, 0],
         limit: LimitReading {
             auto: true,

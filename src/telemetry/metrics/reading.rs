@@ -80,6 +80,8 @@ pub struct UpstreamReading {
     pub connections: u64,
     /// Nothing is let in at present, since the application is away.
     pub paused: bool,
+    /// For how long more requests wait for it; then they are turned away.
+    pub hold_left: Duration,
     /// Requests refused by class, from class 0 upwards.
     pub rejected_class: Vec<u64>,
     /// What stands behind the limit.
@@ -208,7 +210,7 @@ fn route_gauges() -> [RouteFamily; 5] {
     ]
 }
 
-fn upstream_gauges() -> [UpstreamFamily; 4] {
+fn upstream_gauges() -> [UpstreamFamily; 5] {
     [
         (
             Family::gauge(
@@ -231,6 +233,14 @@ fn upstream_gauges() -> [UpstreamFamily; 4] {
                 "Whether the application accepts connections (1) or refused the last one (0).",
             ),
             |upstream| flag(upstream.up),
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_paused",
+                "Whether nothing is let in because the application is away (1): requests wait for \
+                 it for `hold`, and are turned away then.",
+            ),
+            |upstream| flag(upstream.paused),
         ),
         (
             Family::gauge(

@@ -1,0 +1,143 @@
+//! An application that takes no connections for a while, such as during its restart.
+//!
+//! The request that notices keeps its slot, and the gate is paused: everybody else waits in the
+//! queue, within its bounds. From then on one task alone looks whether the application is back, so
+//! that no crowd knocks at its door; then all go on. What becomes of a pause that lasts is the
+//! gate's to say.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::backend::Backend;
+use crate::admission::Admission;
+use crate::upstream::UpstreamError;
+
+/// From one look to the next, at first and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
+
+/// Whether the application of a gate is away.
+#[derive(Debug)]
+pub(super) struct Outage {
+    /// `None`: it is there, as far as is known.
+    search: watch::Sender<Option<Search>>,
+}
+
+/// The search for an application that is away; dropped, it ends.
+#[derive(Debug)]
+struct Search(AbortHandle);
+
+// === impl Outage ===
+
+impl Outage {
+    pub(super) fn none() -> Outage {
+        Outage { search: watch::Sender::new(None) }
+    }
+
+    /// Waits until the application is back, which has just been found away; `false`: it is not by
+    /// `until`. A connection will be looked for on `worker`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the wait, and not the outage.
+    pub(super) async fn wait(backend: &Arc<Backend>, worker: usize, until: Instant) -> bool {
+        let outage = &backend.outage;
+        outage.begin(&backend.admission, || {
+            let search = tokio::spawn(look_for(Arc::downgrade(backend), worker));
+            Search(search.abort_handle())
+        });
+        let mut search = outage.search.subscribe();
+        let back = search.wait_for(Option::is_none);
+        timeout_at(until, back).await.is_ok_and(|back| back.is_ok())
+    }
+
+    /// The application is back, or nobody is to wait for it any more.
+    pub(super) fn end(&self, admission: &Admission) {
+        self.search.send_if_modified(|search| {
+            let search = search.take();
+            if search.is_some() {
+                admission.resume();
+            }
+            search.is_some()
+        });
+    }
+
+    fn begin(&self, admission: &Admission, look: impl FnOnce() -> Search) {
+        self.search.send_if_modified(|search| {
+            if search.is_some() {
+                return false;
+            }
+            *search = Some(look());
+            admission.pause();
+            true
+        });
+    }
+}
+
+/// Tries to connect until that works.
+async fn look_for(backend: Weak<Backend>, worker: usize) {
+    let began = Instant::now();
+    let (mut pause, mut given_up) = (LOOK.0, false);
+    if let Some(backend) = backend.upgrade() {
+        let hold = backend.hold();
+        tracing::warn!(
+            upstream = backend.name(),
+            ?hold,
+            "the application takes no connections; requests wait for it"
+        );
+    }
+    loop {
+        sleep(pause).await;
+        pause = (pause * 2).min(LOOK.1);
+        let Some(backend) = backend.upgrade() else { return };
+        match backend.way().pool.open_spare(worker).await {
+            Err(error) if error.is_away() || error.is_shortage() => {}
+            // That it does not speak as it should is for the requests to tell.
+            Ok(()) | Err(_) => {
+                let away = began.elapsed();
+                tracing::info!(upstream = backend.name(), ?away, "the application is back");
+                backend.note(Ok(()));
+                return backend.outage.end(&backend.admission);
+            }
+        }
+        if !given_up && began.elapsed() >= backend.hold() {
+            given_up = true;
+            tracing::warn!(
+                upstream = backend.name(),
+                "the application is still away; requests are turned away until it is back"
+            );
+        }
+    }
+}
+
+// === impl Search ===
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+// === impl UpstreamError ===
+
+impl UpstreamError {
+    /// Whether the application takes no connections at present. One that was stopped may have no
+    /// address, or an address at which nobody answers.
+    pub(super) fn is_away(self) -> bool {
+        matches!(
+            self,
+            UpstreamError::ConnectionRefused
+                | UpstreamError::DnsError
+                | UpstreamError::DestinationIpUnroutable
+                | UpstreamError::ConnectionTimeout
+        )
+    }
+
+    /// Whether it is a shortage of our own, which says nothing of the application.
+    pub(super) fn is_shortage(self) -> bool {
+        matches!(self, UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError)
+    }
+}

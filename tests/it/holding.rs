@@ -1,0 +1,308 @@
+//! `hold`: an application that takes no connections for a while, such as during its restart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::net::TcpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::support::{App, Metrics, Process, Tide, Wire, soon};
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const HELD: &str = "[upstream]\nmax_in_flight = 1\nhold = \"60s\"\n";
+
+/// An address that refuses connections until somebody listens there.
+struct Away {
+    socket: TcpSocket,
+    address: SocketAddr,
+}
+
+impl Away {
+    fn new() -> Away {
+        Away::at("127.0.0.1:0".parse().unwrap())
+    }
+
+    fn at(address: SocketAddr) -> Away {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        let address = socket.local_addr().unwrap();
+        Away { socket, address }
+    }
+
+    fn comes(self) -> App {
+        App { listener: self.socket.listen(1_024).unwrap(), address: self.address }
+    }
+}
+
+/// An application that stops as one should: it takes nobody any more, answers what it has, and
+/// closes.
+struct Graceful {
+    accepting: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Graceful {
+    fn at(app: App) -> Graceful {
+        let stop = watch::Sender::new(false);
+        let stopping = stop.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = app.listener.accept().await {
+                tokio::spawn(serve(Wire::new(stream), stopping.subscribe()));
+            }
+        });
+        Graceful { accepting, stop }
+    }
+
+    async fn stop(self) {
+        self.accepting.abort();
+        let _ = self.accepting.await;
+        self.stop.send_replace(true);
+        soon("its connections end", self.stop.closed()).await;
+    }
+}
+
+async fn serve(mut wire: Wire, mut stop: watch::Receiver<bool>) {
+    loop {
+        let request = tokio::select! {
+            biased;
+            request = wire.try_request() => request,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        if request.is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        wire.send(OK).await;
+    }
+}
+
+async fn ask(tide: &Tide, path: &str) -> Wire {
+    let mut client = tide.client().await;
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    client
+}
+
+fn paused(metrics: &Metrics) -> bool {
+    metrics.sum("tidegate_upstream_paused", &[]) == 1.0
+}
+
+/// Answers so many requests, over whatever connections they come; returns their targets.
+async fn answer(app: &App, count: usize) -> Vec<String> {
+    let (sender, mut targets) = mpsc::unbounded_channel();
+    let accept = async {
+        loop {
+            let (mut wire, sender) = (app.accept().await, sender.clone());
+            tokio::spawn(async move {
+                while let Some(request) = wire.try_request().await {
+                    sender.send(request.head.line.split(' ').nth(1).unwrap().to_owned()).unwrap();
+                    wire.send(OK).await;
+                }
+            });
+        }
+    };
+    let count = async {
+        let mut seen = Vec::new();
+        while seen.len() < count {
+            seen.push(targets.recv().await.unwrap());
+        }
+        seen
+    };
+    tokio::select! {
+        seen = count => seen,
+        () = accept => unreachable!("it accepts for ever"),
+    }
+}
+
+#[tokio::test]
+async fn requests_wait_for_the_application_and_go_on_in_order() {
+    let away = Away::new();
+    let tide = Tide::before(away.address, &format!("{HELD}[defaults]\nmax_wait = \"100ms\"\n"));
+    let mut clients = vec![ask(&tide, "/0").await];
+    tide.until("the gate is paused", paused).await;
+    for index in 1..=20 {
+        clients.push(ask(&tide, &format!("/{index}")).await);
+        tide.until_queued(index).await;
+    }
+    // Three times `max_wait`: a time in which nobody could be served does not count.
+    clients[20].stays_silent(Duration::from_millis(300)).await;
+    let metrics = tide.until("all of them are there", |m| m.sum("tidegate_in_flight", &[]) == 1.0);
+    assert_eq!(metrics.await.sum("tidegate_queue_depth", &[]), 20.0);
+    let app = away.comes();
+    let seen = answer(&app, 21).await;
+    assert_eq!(seen, (0..=20).map(|index| format!("/{index}")).collect::<Vec<_>>());
+    for client in &mut clients {
+        assert_eq!(client.response().await.status(), 200);
+    }
+    let metrics = tide.at_rest().await;
+    assert!(!paused(&metrics), "{metrics}");
+    assert_eq!(metrics.sum("tidegate_upstream_up", &[]), 1.0);
+    assert_eq!(metrics.sum("tidegate_rejected_total", &[]), 0.0);
+    assert_eq!(metrics.sum("tidegate_upstream_errors_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn after_hold_requests_are_turned_away_until_it_is_back() {
+    let away = Away::new();
+    let tide = Tide::before(away.address, "[upstream]\nmax_in_flight = 1\nhold = \"400ms\"\n");
+    let mut first = ask(&tide, "/").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/").await;
+    // Who had the slot was with the application already, as far as that goes.
+    first.response().await.assert_own(502, "connection_refused");
+    let turned_away = second.response().await;
+    assert_eq!((turned_away.status(), turned_away.field("retry-after").is_some()), (503, true));
+    let proxy_status = "tidegate; error=destination_unavailable; details=\"upstream_down\"";
+    assert_eq!(turned_away.field("proxy-status"), Some(proxy_status));
+    let third = ask(&tide, "/").await.response().await;
+    assert_eq!(third.field("proxy-status"), Some(proxy_status), "at once");
+    let metrics = tide.at_rest().await;
+    assert!(paused(&metrics), "{metrics}");
+    assert_eq!(metrics.rejected("upstream_down"), 2.0);
+    let app = away.comes();
+    tide.until("it is found", |m| !paused(m)).await;
+    let mut last = ask(&tide, "/").await;
+    answer(&app, 1).await;
+    assert_eq!(last.response().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_body_is_kept_back_and_arrives_whole() {
+    let away = Away::new();
+    let tide =
+        Tide::before(away.address, &format!("{HELD}[defaults]\nresponse_timeout = \"200ms\"\n"));
+    let mut client = tide.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").await;
+    tide.until("the gate is paused", paused).await;
+    // What is awaited is no answer yet, and takes longer than one may.
+    client.stays_silent(Duration::from_millis(400)).await;
+    let app = away.comes();
+    let (_conn, request) = app.serve("ok").await;
+    assert_eq!(request.text(), "hello");
+    assert_eq!(client.response().await.text(), "ok");
+}
+
+#[tokio::test]
+async fn who_never_waits_is_told_at_once() {
+    let away = Away::new();
+    let tide = Tide::before(
+        away.address,
+        &format!(
+            "{HELD}[[route]]\nname = \"health\"\nmatch = {{ path = \"/health\" }}\n\
+             admission = \"exempt\"\n\
+             [[route]]\nname = \"now\"\nmatch = {{ path = \"/now\" }}\nmax_queue = 0\n\
+             [[route]]\nname = \"shadow\"\nmatch = {{ path = \"/shadow\" }}\nenforce = false\n\
+             [[route]]\nname = \"waits\"\nmatch = {{ path = \"/waits\" }}\n"
+        ),
+    );
+    let client = ask(&tide, "/waits").await;
+    tide.until("the gate is paused", paused).await;
+    for path in ["/health", "/shadow"] {
+        ask(&tide, path).await.response().await.assert_own(502, "connection_refused");
+    }
+    // The only slot is taken by who waits.
+    let refused = ask(&tide, "/now").await.response().await;
+    assert_eq!(refused.status(), 503);
+    drop(client);
+    tide.until("the client has left", |m| m.sum("tidegate_in_flight", &[]) == 0.0).await;
+    ask(&tide, "/now").await.response().await.assert_own(502, "connection_refused");
+    assert!(paused(&tide.at_rest().await), "the search goes on without anybody who waits");
+    let app = away.comes();
+    tide.until("it is found", |m| !paused(m)).await;
+    let mut client = ask(&tide, "/health").await;
+    answer(&app, 1).await;
+    assert_eq!(client.response().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_meanwhile_costs_nothing() {
+    let away = Away::new();
+    let tide = Tide::before(away.address, HELD);
+    let first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    let mut third = ask(&tide, "/3").await;
+    tide.until_queued(2).await;
+    drop((first, second));
+    tide.until("they have left", |m| m.sum("tidegate_queue_depth", &[]) == 1.0).await;
+    let app = away.comes();
+    assert_eq!(answer(&app, 1).await, ["/3"]);
+    assert_eq!(third.response().await.status(), 200);
+    tide.at_rest().await.assert_conserved();
+}
+
+#[tokio::test]
+async fn a_deadline_of_the_client_ends_the_wait() {
+    let away = Away::new();
+    let toml = format!("{HELD}[defaults]\ndeadline_header = \"X-Deadline\"\n");
+    let tide = Tide::before(away.address, &toml);
+    let get = |millis: u32| format!("GET / HTTP/1.1\r\nHost: a\r\nX-Deadline: {millis}\r\n\r\n");
+    let mut first = tide.client().await;
+    first.send(get(300)).await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = tide.client().await;
+    second.send(get(200)).await;
+    first.response().await.assert_own(502, "connection_refused");
+    let refused = second.response().await;
+    assert!(refused.field("proxy-status").unwrap().contains("deadline"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_restart_under_load_loses_nothing() {
+    let away = Away::new();
+    let address = away.address;
+    let mut app = Graceful::at(away.comes());
+    let tide = Tide::before(address, "[upstream]\nmax_in_flight = 4\nhold = \"60s\"\n");
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut clients = JoinSet::new();
+    for _ in 0..40 {
+        let (mut client, stop) = (tide.client().await, Arc::clone(&stop));
+        clients.spawn(async move {
+            let mut answered = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(client.get("/").await.status(), 200);
+                answered += 1;
+            }
+            answered
+        });
+    }
+    for round in 0..5 {
+        let served = |m: &Metrics| m.answered(200) >= f64::from(200 * (round + 1));
+        tide.until("some were served", served).await;
+        app.stop().await;
+        // Those are answered that were with it; the others wait, one of them with a slot.
+        let all_there = |m: &Metrics| {
+            let waiting = m.sum("tidegate_queue_depth", &[]) + m.sum("tidegate_in_flight", &[]);
+            paused(m) && waiting == 40.0 && m.sum("tidegate_upstream_up", &[]) == 0.0
+        };
+        tide.until("it is waited for", all_there).await;
+        app = Graceful::at(Away::at(address).comes());
+    }
+    tide.until("it is found", |m| !paused(m)).await;
+    stop.store(true, Ordering::Relaxed);
+    let answered: u32 = soon("the clients", clients.join_all()).await.into_iter().sum();
+    assert!(answered >= 1_000, "{answered}");
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_rejected_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn a_shutdown_does_not_wait_for_it_longer_than_the_grace() {
+    let away = Away::new();
+    let toml = format!("{HELD}[server]\nshutdown_grace = \"300ms\"\n");
+    let mut process = Process::start(away.address, &toml);
+    let mut first = process.client().await;
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    process.line("the application takes no connections");
+    let mut second = process.client().await;
+    second.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    process.until("it waits", |m| m.sum("tidegate_queue_depth", &[]) == 1.0).await;
+    process.signal(Signal::TERM);
+    assert!(second.response().await.field("proxy-status").unwrap().contains("draining"));
+    process.exit().await;
+}
