@@ -121,20 +121,20 @@ async fn answer(app: &App, count: usize) -> Vec<String> {
 #[tokio::test]
 async fn requests_wait_for_the_application_and_go_on_in_order() {
     let away = Away::new();
-    let tide = Tide::before(away.address, &format!("{HELD}[defaults]\nmax_wait = \"100ms\"\n"));
+    let tide = Tide::before(away.address, &format!("{HELD}[defaults]\nmax_wait = \"2s\"\n"));
     let mut clients = vec![ask(&tide, "/0").await];
     tide.until("the gate is paused", paused).await;
-    for index in 1..=20 {
+    for index in 1..=9 {
         clients.push(ask(&tide, &format!("/{index}")).await);
         tide.until_queued(index).await;
     }
-    // Three times `max_wait`: a time in which nobody could be served does not count.
-    clients[20].stays_silent(Duration::from_millis(300)).await;
+    // Longer than `max_wait`: a time in which nobody could be served does not count.
+    clients[9].stays_silent(Duration::from_millis(2_300)).await;
     let metrics = tide.until("all of them are there", |m| m.sum("tidegate_in_flight", &[]) == 1.0);
-    assert_eq!(metrics.await.sum("tidegate_queue_depth", &[]), 20.0);
+    assert_eq!(metrics.await.sum("tidegate_queue_depth", &[]), 9.0);
     let app = away.comes();
-    let seen = answer(&app, 21).await;
-    assert_eq!(seen, (0..=20).map(|index| format!("/{index}")).collect::<Vec<_>>());
+    let seen = answer(&app, 10).await;
+    assert_eq!(seen, (0..=9).map(|index| format!("/{index}")).collect::<Vec<_>>());
     for client in &mut clients {
         assert_eq!(client.response().await.status(), 200);
     }
