@@ -29,7 +29,7 @@
 //! - **I6** Within a lane nobody is turned away for lack of space while somebody of a lower class
 //!   waits there; the next slot goes to the highest class that can use it. Floors aside.
 //! - **I7** A class that waits gets at least one of each `floor_period` grants of the budget that
-//!   it could use; every wait ends by `max_wait`, not counting pauses, of which `hold` at most.
+//!   it could use; every wait ends by `max_wait`, or by `max_wait` and `hold` after a pause.
 //! - **I8** The same inputs give the same outputs.
 //!
 //! Lanes that are not held to their limits (`enforce = false`) stand outside of I1, I2 and I4.
@@ -250,10 +250,7 @@ impl Gate {
         self.advance(now);
         self.set_budget(limits.budget);
         self.floors.set_period(limits.floor_period);
-        self.hold = limits.hold;
-        if self.paused.is_some() {
-            self.rebound();
-        }
+        self.set_hold(limits.hold);
         for (index, lane_limits) in limits.lanes.iter().enumerate() {
             match self.lanes.get_mut(index) {
                 Some(lane) => {

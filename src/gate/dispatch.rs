@@ -150,6 +150,7 @@ impl Gate {
             self.floors.left(class);
         }
         self.deadlines.remove(index);
+        self.has_left(index);
         self.ready.sync(&mut self.lanes, lane, class, self.limit);
     }
 
@@ -265,13 +266,14 @@ impl Gate {
     }
 
     /// Whether a queue of this lane stands that fails somebody and has not been empty since then;
-    /// or, where it does, whether a flow in it stands. A pause says nothing about the load: time
-    /// counts from its end.
+    /// or, where it does, whether a flow in it stands. A pause, and what it left behind, say
+    /// nothing about the load: time counts from their end.
     fn stands(&self, here: &Lane, since: Option<Time>) -> bool {
         let (Some(since), Some(after)) = (since, here.limits.standing_after) else {
             return false;
         };
-        self.paused.is_none() && self.now.since(since.max(self.resumed)) >= after
+        let disturbed = self.paused.is_some() || here.recovers();
+        !disturbed && self.now.since(since.max(here.resumed)) >= after
     }
 
     fn grant(&self, lane: u32, class: usize, shadow: bool, charge: Option<Charge>) -> Grant {

@@ -70,7 +70,7 @@ impl Gate {
         let waiter = self.waiters.get_mut(index);
         (waiter.class, waiter.flow) = (arrival.class.number(), flow);
         (waiter.patience, waiter.deadline, waiter.latest) = (patience, deadline, latest);
-        waiter.overdue = overdue;
+        (waiter.overdue, waiter.left_over) = (overdue, false);
         let here = &mut self.lanes[arrival.lane];
         here.queued += 1;
         let slack = nanos(here.returns.mean_hold()).saturating_mul(BURST);
@@ -89,7 +89,7 @@ impl Gate {
     /// Until when somebody who joins the queue now may wait, and why not longer.
     fn bound(&self, lane: u32, class: usize, flow: u32, latest: Time) -> (Time, RejectReason) {
         let patience = self.lanes[lane as usize].limits.max_wait;
-        let mut bound = self.longest_wait(self.now, patience);
+        let mut bound = self.longest_wait(lane, self.now, patience);
         if let Some(allowance) = self.allowance(lane, class, flow)
             && self.now + allowance < bound.0
         {

@@ -41,6 +41,10 @@ pub(super) struct Lane {
     pub(super) shadow_in_flight: u32,
     pub(super) returns: Returns,
     pub(super) service: ServiceTimes,
+    /// When the latest pause ended, or what it left behind was done.
+    pub(super) resumed: Time,
+    /// So many still wait who waited through it.
+    left_over: u32,
     /// The pool of ready lanes that the lane stands in.
     pub(super) standing: Standing,
     /// A shrink of `max_queue` fails no waiter: until the surplus has left, this is the bound.
@@ -68,6 +72,8 @@ impl Lane {
             shadow_in_flight: 0,
             returns: Returns::default(),
             service: ServiceTimes::new(),
+            resumed: now,
+            left_over: 0,
             standing: Standing::Out,
             surplus_bound: 0,
             arrivals: 0,
@@ -140,9 +146,36 @@ impl Lane {
         self.waiting_classes = before & !(1 << class) | u8::from(waits) << class;
     }
 
+    /// A pause has ended.
+    pub(super) fn resume(&mut self, now: Time) {
+        self.begin_anew(now);
+        self.left_over = self.queued;
+    }
+
     /// What the queues did so far is no sign of overload.
-    pub(super) fn forget_failures(&mut self) {
+    fn begin_anew(&mut self, now: Time) {
         self.bands.iter_mut().flatten().for_each(|band| band.forget_failures());
+        self.resumed = now;
+    }
+
+    /// Whether some still wait who waited through a pause.
+    pub(super) fn recovers(&self) -> bool {
+        self.left_over > 0
+    }
+
+    /// One of them has left the queue. `true`: it was the last, and things are as ever.
+    pub(super) fn has_left(&mut self, now: Time) -> bool {
+        invariant!(self.left_over > 0, "who is left over is counted");
+        self.left_over -= 1;
+        if self.left_over == 0 {
+            self.begin_anew(now);
+        }
+        self.left_over == 0
+    }
+
+    /// So many are left over, for the audit.
+    pub(super) fn left_over(&self) -> u32 {
+        self.left_over
     }
 
     /// How long a wait may be while the queue stands.

@@ -10,8 +10,8 @@ pub struct Limits {
     /// A class that waits gets at least one of so many grants of the budget, whatever the classes
     /// above it ask for; 0: they always come first. At least [`Class::COUNT`] otherwise.
     pub floor_period: u32,
-    /// How much longer somebody may wait because the gate is paused; zero: a pause turns everybody
-    /// away.
+    /// How long a pause keeps who waits, and how much longer than `max_wait` anybody may wait for
+    /// it; zero: a pause turns everybody away.
     pub hold: Duration,
     /// One for each lane; a lane's index is its name.
     pub lanes: Vec<LaneLimits>,

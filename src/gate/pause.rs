@@ -1,9 +1,11 @@
 //! An application that is away: who waits is kept for it, for a while.
 //!
-//! A pause grants nothing to lanes in which requests wait. Time in which nobody could have been
-//! served does not count against anybody's `max_wait`, but it is bounded: a pause holds requests
-//! for `hold`, and turns everybody away once it has lasted longer. Nobody waits for more than
-//! `max_wait` and `hold` together, however often the application comes and goes.
+//! A pause grants nothing to lanes in which requests wait. It keeps them for `hold`, and turns
+//! everybody away once it has lasted longer. When it ends, more may wait than can be served within
+//! `max_wait`, and what they have waited for was not capacity: a lane therefore *recovers* until
+//! the last who waited through the pause has left. Until then `max_wait` turns nobody away, be it
+//! that they came before or behind those; only `max_wait` and `hold` together do, which bound every
+//! wait however often the application comes and goes.
 //!
 //! Lanes in which nobody waits (`max_queue` or `max_wait` is nothing) go on: such a request is to
 //! fail at once where the application does, and probes live there.
@@ -25,19 +27,36 @@ impl Gate {
         self.advance(now);
         if self.paused.is_none() {
             self.paused = Some(self.now);
-            self.rebound();
+            self.rebound(None);
+            // Where nothing is held, a pause ends all waits.
+            self.advance(self.now);
         }
     }
 
-    /// Ends a [`Gate::pause`]. Who waits goes on in order, and has `max_wait` from now on.
+    /// Ends a [`Gate::pause`]. Who waits goes on in order.
     pub fn resume(&mut self, now: Time) {
         self.advance(now);
         if self.paused.take().is_some() {
             self.resumed = self.now;
-            self.lanes.iter_mut().for_each(Lane::forget_failures);
-            self.rebound();
+            self.lanes.iter_mut().for_each(|lane| lane.resume(self.now));
+            for index in 0..self.waiters.places() {
+                let waiter = self.waiters.get_mut(index);
+                waiter.left_over = waiter.state == State::Waiting;
+            }
+            self.rebound(None);
         }
         self.dispatch();
+    }
+
+    /// One of those who waited through a pause has left the queue.
+    pub(super) fn has_left(&mut self, index: u32) {
+        let waiter = self.waiters.get_mut(index);
+        if std::mem::take(&mut waiter.left_over) {
+            let lane = waiter.lane;
+            if self.lanes[lane as usize].has_left(self.now) {
+                self.rebound(Some(lane));
+            }
+        }
     }
 
     /// When a pause that goes on turns everybody away; `None`: there is none.
@@ -50,32 +69,52 @@ impl Gate {
         self.paused.is_some() && lane.limits.waits()
     }
 
-    /// Until when somebody may wait who came at `arrived`, for `patience`; and why not longer.
-    pub(super) fn longest_wait(&self, arrived: Time, patience: Duration) -> (Time, RejectReason) {
-        let longest = arrived + patience + self.hold;
+    /// Until when somebody may wait who came to a lane at `arrived`, for `patience`; and why not
+    /// longer.
+    pub(super) fn longest_wait(
+        &self,
+        lane: u32,
+        arrived: Time,
+        patience: Duration,
+    ) -> (Time, RejectReason) {
+        let (here, longest) = (&self.lanes[lane as usize], arrived + patience + self.hold);
         match self.held_until() {
             Some(until) => (until.min(longest), RejectReason::UpstreamDown),
+            None if here.recovers() => (longest, RejectReason::MaxWait),
             None => {
-                let from = arrived.max(self.resumed);
+                let from = arrived.max(here.resumed);
                 ((from + patience).min(longest), RejectReason::MaxWait)
             }
         }
     }
 
-    /// Bounds every wait anew: a pause has begun or ended. O(n log n), once for each.
-    pub(super) fn rebound(&mut self) {
+    /// Changes how long a pause may keep somebody waiting, also of those whom it does.
+    pub(super) fn set_hold(&mut self, hold: Duration) {
+        if std::mem::replace(&mut self.hold, hold) == hold {
+            return;
+        }
+        for lane in 0..self.lanes.len() as u32 {
+            if self.paused.is_some() || self.lanes[lane as usize].recovers() {
+                self.rebound(Some(lane));
+            }
+        }
+        self.advance(self.now);
+    }
+
+    /// Bounds waits anew, in all lanes or in one: a pause has begun or ended, or what it left
+    /// behind is done. O(n log n), once for each of these.
+    fn rebound(&mut self, lane: Option<u32>) {
         for index in 0..self.waiters.places() {
             let waiter = self.waiters.get(index);
-            if waiter.state != State::Waiting {
+            let concerned = lane.is_none_or(|lane| lane == waiter.lane);
+            if !concerned || !self.deadlines.contains(index) {
                 continue;
             }
             let latest = (waiter.latest, RejectReason::Deadline);
-            let own = self.longest_wait(waiter.arrived, waiter.patience);
+            let own = self.longest_wait(waiter.lane, waiter.arrived, waiter.patience);
             let (until, overdue) = if latest.0 < own.0 { latest } else { own };
             self.waiters.get_mut(index).overdue = overdue;
             self.deadlines.change(index, until);
         }
-        // Where nothing is held, a pause ends all waits.
-        self.advance(self.now);
     }
 }

@@ -80,7 +80,20 @@ impl Tracker {
         let Newcomer { lane, class, flow, deadline } = new;
         let (arrived, patience) = (self.now, self.lane(lane).max_wait);
         let latest = self.latest(lane, deadline);
-        Waiter { id, lane, class, flow, arrived, deadline, latest, patience, until, overdue }
+        let left_over = false;
+        Waiter {
+            id,
+            lane,
+            class,
+            flow,
+            arrived,
+            deadline,
+            latest,
+            patience,
+            left_over,
+            until,
+            overdue,
+        }
     }
 
     fn latest(&self, lane: usize, deadline: Time) -> Time {
@@ -104,7 +117,7 @@ impl Tracker {
 
     pub fn join_unsure(&mut self, new: Newcomer, id: TicketId, until: Time) {
         let Newcomer { lane, deadline, .. } = new;
-        let (longest, reason) = self.longest(self.now, self.lane(lane).max_wait);
+        let (longest, reason) = self.longest(lane, self.now, self.lane(lane).max_wait);
         assert!(until <= longest && until <= deadline);
         let overdue = if until == longest {
             reason
@@ -139,7 +152,7 @@ impl Tracker {
     fn bound_with(&self, new: Newcomer, allowance: Option<Duration>) -> (Time, RejectReason) {
         let latest = self.latest(new.lane, new.deadline);
         let standing = allowance.map_or(Time::NEVER, |allowance| self.now + allowance);
-        let longest = self.longest(self.now, self.lane(new.lane).max_wait);
+        let longest = self.longest(new.lane, self.now, self.lane(new.lane).max_wait);
         let bounds =
             [longest, (standing, RejectReason::StandingQueue), (latest, RejectReason::Deadline)];
         bounds.into_iter().min_by_key(|(bound, _)| *bound).unwrap_or(longest)

@@ -54,11 +54,9 @@ impl Tracker {
                 self.dispatch(&mut events);
             }
             Did::Reconfigure(limits) => {
+                self.set_hold(limits.hold);
+                self.expire(&mut events);
                 self.set_limits(limits);
-                if self.paused.is_some() {
-                    self.rebound();
-                    self.expire(&mut events);
-                }
                 self.let_through(&mut events);
                 self.dispatch(&mut events);
             }

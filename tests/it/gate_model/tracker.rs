@@ -34,6 +34,8 @@ pub struct Waiter {
     pub latest: Time,
     /// `max_wait` as it was when it came.
     pub patience: Duration,
+    /// It waited through a pause.
+    pub left_over: bool,
     pub until: Time,
     /// Why it is turned away at `until`.
     pub overdue: RejectReason,
@@ -86,7 +88,8 @@ pub struct Tracker {
     pub rejected_class: [u64; Class::COUNT],
     /// Since when.
     pub paused: Option<Time>,
-    pub resumed: Time,
+    /// When the latest pause ended, or what it left behind in a lane was done.
+    pub resumed: Vec<Time>,
     pub draining: bool,
     pub busy: Vec<[Busy; Class::COUNT]>,
     pub floors: [Floor; Class::COUNT],
@@ -162,7 +165,7 @@ impl Tracker {
             lanes: snapshot.lanes.clone(),
             rejected_class: [0; Class::COUNT],
             paused: None,
-            resumed: Time::ZERO,
+            resumed: vec![Time::ZERO; limits.lanes.len()],
             draining: false,
             busy: vec![[Busy::default(); Class::COUNT]; limits.lanes.len()],
             floors: [Floor::default(); Class::COUNT],
@@ -245,8 +248,9 @@ impl Tracker {
 
     fn since_stands(&self, lane: usize, since: Time) -> bool {
         let after = self.lane(lane).standing_after;
-        let busy = self.now.since(since.max(self.resumed));
-        self.paused.is_none() && after.is_some_and(|after| busy >= after)
+        let busy = self.now.since(since.max(self.resumed[lane]));
+        let disturbed = self.paused.is_some() || self.recovers(lane);
+        !disturbed && after.is_some_and(|after| busy >= after)
     }
 
     /// Somebody waited in vain, or found no place.
@@ -256,40 +260,63 @@ impl Tracker {
 
     pub fn resume(&mut self) {
         if self.paused.take().is_some() {
-            self.resumed = self.now;
-            self.busy.iter_mut().flatten().for_each(|busy| {
-                (busy.failed, busy.served) = (0, 0);
-            });
-            self.rebound();
+            self.waiting.iter_mut().for_each(|waiter| waiter.left_over = true);
+            (0..self.resumed.len()).for_each(|lane| self.begin_anew(lane));
         }
+    }
+
+    /// What a lane's queues did so far is no sign of overload.
+    fn begin_anew(&mut self, lane: usize) {
+        self.resumed[lane] = self.now;
+        self.busy[lane].iter_mut().for_each(|busy| (busy.failed, busy.served) = (0, 0));
+        self.rebound(|other| other == lane);
+    }
+
+    /// Somebody still waits there who waited through a pause.
+    pub fn recovers(&self, lane: usize) -> bool {
+        self.waiting.iter().any(|w| w.lane == lane && w.left_over)
     }
 
     pub fn pause(&mut self) {
         if self.paused.is_none() {
             self.paused = Some(self.now);
-            self.rebound();
+            self.rebound(|_| true);
         }
     }
 
-    /// As documented: a pause turns away after `hold`, its time counts for nobody's `max_wait`, and
-    /// both together bound every wait.
-    pub fn longest(&self, arrived: Time, patience: Duration) -> (Time, RejectReason) {
-        let most = arrived + patience + self.limits.hold;
+    /// As documented: a pause turns away after `hold`, `max_wait` counts when what it left behind is
+    /// done, and both together bound every wait.
+    pub fn longest(&self, lane: usize, from: Time, patience: Duration) -> (Time, RejectReason) {
+        let most = from + patience + self.limits.hold;
         let (bound, reason) = match self.paused {
             Some(since) => (since + self.limits.hold, RejectReason::UpstreamDown),
-            None => (arrived.max(self.resumed) + patience, RejectReason::MaxWait),
+            None if self.recovers(lane) => (most, RejectReason::MaxWait),
+            None => (from.max(self.resumed[lane]) + patience, RejectReason::MaxWait),
         };
         (bound.min(most), reason)
     }
 
-    pub fn rebound(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        for waiter in &mut waiting {
-            let own = self.longest(waiter.arrived, waiter.patience);
-            let latest = (waiter.latest, RejectReason::Deadline);
-            (waiter.until, waiter.overdue) = if latest.0 < own.0 { latest } else { own };
+    pub fn set_hold(&mut self, hold: Duration) {
+        if std::mem::replace(&mut self.limits.hold, hold) != hold {
+            let disturbed =
+                (0..self.lanes.len()).map(|l| self.paused.is_some() || self.recovers(l));
+            let disturbed: Vec<_> = disturbed.collect();
+            self.rebound(|lane| disturbed[lane]);
         }
-        self.waiting = waiting;
+    }
+
+    fn rebound(&mut self, concerned: impl Fn(usize) -> bool) {
+        let bounds = self.waiting.iter().map(|waiter| {
+            let own = self.longest(waiter.lane, waiter.arrived, waiter.patience);
+            let latest = (waiter.latest, RejectReason::Deadline);
+            if latest.0 < own.0 { latest } else { own }
+        });
+        let bounds: Vec<_> = bounds.collect();
+        for (waiter, bound) in self.waiting.iter_mut().zip(bounds) {
+            if concerned(waiter.lane) {
+                (waiter.until, waiter.overdue) = bound;
+            }
+        }
     }
 
     /// Whether a lane's requests wait for the end of a pause.
@@ -360,6 +387,9 @@ impl Tracker {
         let at = self.waiting.iter().position(|w| w.id == id).expect("who leaves, waits");
         let waiter = self.waiting.remove(at);
         self.sure |= self.waiting.is_empty();
+        if waiter.left_over && !self.recovers(waiter.lane) {
+            self.begin_anew(waiter.lane);
+        }
         waiter
     }
 
@@ -386,6 +416,7 @@ impl Tracker {
         let count = limits.lanes.len();
         self.lanes.resize(count, LaneSnapshot::default());
         self.busy.resize(count, [Busy::default(); Class::COUNT]);
+        self.resumed.resize(count, self.now);
     }
 
     /// Compares everything that can be seen of the gate.

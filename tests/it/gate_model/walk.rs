@@ -141,7 +141,8 @@ impl Walk {
             0..78 if !self.slots.is_empty() => self.complete(),
             78..88 if !self.tickets.is_empty() => self.abandon(),
             88..91 if self.unseen == 0 => self.reconfigure(),
-            91 => {
+            // When what a pause left behind is done cannot be told where it is not seen.
+            91 if !self.foggy => {
                 self.gate.pause(self.now);
                 Did::Pause
             }
@@ -178,8 +179,6 @@ impl Walk {
                 }
                 Did::Complete(held) => self.tracker.give_back(held),
                 Did::Abandon { id, .. } => _ = self.tracker.leave(id),
-                Did::Pause => self.tracker.pause(),
-                Did::Resume => self.tracker.resume(),
                 _ => {}
             }
             self.tracker.learn(&self.gate.snapshot(self.now));
