@@ -203,6 +203,11 @@ impl Proxy {
         outgoing.shorten(plan, patience, waited);
         let deadline =
             patience.remaining().map(|left| Instant::now() + left.saturating_sub(waited));
+        if let Some(lasts) = patience.lasts() {
+            let end = Instant::now() + lasts.saturating_sub(waited);
+            exchange.ends_at(end);
+            outgoing.ends_at(end);
+        }
         let forwarded = forward(&self, plan, &client, exchange, outgoing, permit, deadline);
         let answered = tokio::select! {
             biased;

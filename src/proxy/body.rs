@@ -16,6 +16,7 @@ use super::client::Client;
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_rest};
 use super::headers;
+use super::respond::overdue;
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
@@ -218,8 +219,16 @@ impl Relay {
                 self.end();
                 Poll::Ready(None)
             }
+            // Its request ends at the same time, and the application may have been quicker to say
+            // what it thinks of that.
+            Poll::Ready(Some(Err(_))) if is_overdue(open) => self.expire(context),
             Poll::Ready(Some(Err(_))) => self.fail("broke off", context),
             Poll::Pending => {
+                if let Some(end) = open.exchange.end()
+                    && open.lease.poll_deadline(end, context).is_ready()
+                {
+                    return self.expire(context);
+                }
                 ready!(self.idle.poll(context));
                 self.fail("fell silent", context)
             }
@@ -252,6 +261,22 @@ impl Relay {
         self.failed = Some(io::Error::other(format!("the upstream's response {how}")));
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// The time of a call of gRPC is up: the application is let go, and the client gets what a
+    /// server would say.
+    fn expire(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if !self.open.as_ref().is_some_and(|open| open.exchange.may_end_in_trailers()) {
+            return self.fail("lasted too long", context);
+        }
+        if let Some(Open { incoming, lease, mut exchange, .. }) = self.open.take() {
+            exchange.failed(UpstreamError::HttpResponseTimeout);
+            // First the stream, which is reset by it.
+            drop(incoming);
+            drop(lease);
+            exchange.complete();
+        }
+        Poll::Ready(Some(Ok(Frame::trailers(overdue()))))
     }
 
     /// The client left, or cannot be written to.
@@ -298,6 +323,10 @@ impl Stalls {
 /// Whether nothing comes after a frame. After trailers hyper does not ask again.
 pub(super) fn is_last(frame: &Frame<Bytes>, incoming: &Incoming) -> bool {
     frame.is_trailers() || incoming.is_end_stream()
+}
+
+fn is_overdue(open: &Open) -> bool {
+    open.exchange.end().is_some_and(|end| end <= Instant::now())
 }
 
 pub(super) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {

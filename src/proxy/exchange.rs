@@ -48,6 +48,7 @@ pub(super) struct Exchange {
     stage: Option<AbortStage>,
     broke_off: bool,
     grpc: bool,
+    end: Option<Instant>,
 }
 
 // === impl Exchange ===
@@ -84,6 +85,7 @@ impl Exchange {
             stage: Some(AbortStage::Queued),
             broke_off: false,
             grpc: is_grpc(request.headers()),
+            end: None,
         })
     }
 
@@ -101,6 +103,21 @@ impl Exchange {
     /// message.
     pub(super) fn response_timeout(&self, plan: &Plan) -> Option<Duration> {
         plan.response_timeout.filter(|_| !self.grpc)
+    }
+
+    /// It does not last longer.
+    pub(super) fn ends_at(&mut self, end: Instant) {
+        self.end = Some(end);
+    }
+
+    /// When it must have ended, if there is such a time.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.end
+    }
+
+    /// Whether its response can end in trailers at any time.
+    pub(super) fn may_end_in_trailers(&self) -> bool {
+        self.client.activity.is_multiplexed()
     }
 
     /// The wait is over, with a slot or without.

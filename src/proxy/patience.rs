@@ -12,6 +12,11 @@ use super::headers::only;
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
+/// A call of gRPC that has begun is ended so long after its time is up. Its client and the
+/// application know the time as well as we, and end it then, each in its own words; that of the
+/// application began a little later than ours.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Nobody waits longer.
 const LONGEST: Duration = Duration::from_secs(86_400);
 
@@ -51,6 +56,11 @@ impl Patience {
             (Some(grpc), Some(named)) => Some(grpc.min(named)),
             (grpc, named) => grpc.or(named),
         }
+    }
+
+    /// How long a call of gRPC may last, its body included; `None`: as long as it likes.
+    pub(super) fn lasts(self) -> Option<Duration> {
+        self.grpc.map(|grpc| grpc + GRACE)
     }
 
     /// Takes the time that the request has waited off what is forwarded.

@@ -13,6 +13,7 @@ use http::{Request, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::client::Client;
 use super::forwarded::{Forwarding, Peer};
@@ -101,6 +102,13 @@ pub(super) fn rewrite(
 }
 
 impl Outgoing {
+    /// After `end` nothing more is sent.
+    pub(super) fn ends_at(&self, end: Instant) {
+        if let Some(upload) = &self.upload {
+            upload.ends_at(end);
+        }
+    }
+
     /// Takes the wait for a slot off the time that the application is told to have.
     pub(super) fn shorten(&mut self, plan: &Plan, patience: Patience, waited: Duration) {
         if let Some(marks) = &plan.marks {

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use http::{Response, StatusCode};
 
@@ -124,10 +124,20 @@ fn media_type(body: RejectBody) -> Option<&'static str> {
     }
 }
 
+const DEADLINE_EXCEEDED: u32 = 4;
+
+/// The trailers of a call of gRPC whose time is up in the middle of its response.
+pub(super) fn overdue() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from(DEADLINE_EXCEEDED));
+    let message = HeaderValue::from_static("The call has lasted longer than its deadline.");
+    trailers.insert("grpc-message", message);
+    trailers
+}
+
 /// The status in which a call of gRPC ends (grpc/grpc `doc/statuscodes.md`); `None`: the request is
 /// no call that could be understood.
 fn grpc_status(refusal: Refusal) -> Option<u32> {
-    const DEADLINE_EXCEEDED: u32 = 4;
     const UNIMPLEMENTED: u32 = 12;
     const INTERNAL: u32 = 13;
     const UNAVAILABLE: u32 = 14;

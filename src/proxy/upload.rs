@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{is_last, without_forbidden_trailers};
-use crate::timer::IdleTimer;
+use crate::timer::{IdleTimer, LazyTimer};
 
 /// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
 const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,6 +33,7 @@ pub(super) struct UploadBody {
     lingers: bool,
     upload: Arc<Upload>,
     idle: IdleTimer,
+    late: LazyTimer,
     /// Holds the body back until the application has asked for it.
     held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -48,6 +49,8 @@ pub(super) struct Upload {
     /// The application asked for the body.
     wanted: Notify,
     asked: AtomicBool,
+    /// Nothing more is sent after it; unset: no such time.
+    end: OnceLock<Instant>,
 }
 
 /// What became of a request's body.
@@ -60,7 +63,7 @@ pub(super) enum UploadState {
     Whole = 1,
     /// The client broke off, or broke its framing.
     Broken = 2,
-    /// The client fell silent.
+    /// The client fell silent, or went on for too long.
     Silent = 3,
 }
 
@@ -84,6 +87,7 @@ impl UploadBody {
             lingers,
             upload: Arc::clone(upload),
             idle: IdleTimer::new(idle),
+            late: LazyTimer::default(),
             held: held.then(|| Box::pin(wait) as Pin<Box<dyn Future<Output = ()> + Send>>),
         }
     }
@@ -121,7 +125,10 @@ impl Body for UploadBody {
                 Poll::Ready(Some(Err(io::Error::other(error))))
             }
             Poll::Pending => {
-                ready!(this.idle.poll(context));
+                let end = this.upload.end.get();
+                if end.is_none_or(|&end| this.late.poll(end, context).is_pending()) {
+                    ready!(this.idle.poll(context));
+                }
                 this.upload.set(UploadState::Silent);
                 Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
             }
@@ -177,11 +184,17 @@ impl Default for Upload {
             state: AtomicU8::new(UploadState::Partial as u8),
             wanted: Notify::new(),
             asked: AtomicBool::new(false),
+            end: OnceLock::new(),
         }
     }
 }
 
 impl Upload {
+    /// Sets the end, once.
+    pub(super) fn ends_at(&self, end: Instant) {
+        let _ = self.end.set(end);
+    }
+
     /// When the last of the body moved.
     pub(super) fn last_progress(&self) -> Instant {
         self.origin + Duration::from_micros(self.progress.load(Ordering::Relaxed))

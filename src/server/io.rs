@@ -2,10 +2,10 @@
 //! moves.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::{io, mem};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -83,7 +83,7 @@ impl ClientIo {
     /// What was read and not used is read again.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
         self.head = bytes.len();
-        self.first = bytes;
+        self.first = kept(bytes);
     }
 
     /// Whether something that was put back waits to be read.
@@ -161,6 +161,21 @@ impl ClientIo {
     }
 }
 
+/// Bytes of which none is left still hold the memory from which they were cut, for a silent client
+/// as long as it stays.
+fn kept(bytes: Bytes) -> Bytes {
+    if bytes.is_empty() { Bytes::new() } else { bytes }
+}
+
+/// Takes as much as there is room for, and at most so much.
+fn take(first: &mut Bytes, buf: &mut ReadBuf<'_>, most: usize) -> usize {
+    let len = first.len().min(buf.remaining()).min(most);
+    buf.put_slice(&first[..len]);
+    first.advance(len);
+    *first = kept(mem::take(first));
+    len
+}
+
 /// Who sends what is of no use is cut off.
 fn weighed(meter: &mut Option<Meter>, bytes: &[u8]) -> io::Result<()> {
     let Some(meter) = meter else { return Ok(()) };
@@ -178,11 +193,9 @@ impl AsyncRead for ClientIo {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.first.is_empty() {
-            let len = this.first.len().min(buf.remaining());
-            buf.put_slice(&this.first[..len]);
-            let weighed = weighed(&mut this.meter, &this.first[..len]);
-            this.first.advance(len);
-            return Poll::Ready(weighed);
+            let len = take(&mut this.first, buf, usize::MAX);
+            let filled = buf.filled();
+            return Poll::Ready(weighed(&mut this.meter, &filled[filled.len() - len..]));
         }
         let allowance = this.allowance();
         let polled = match &mut this.transport {
@@ -293,7 +306,7 @@ impl SocketIo {
 
     /// What was read and not used is read again.
     pub(super) fn put_back(&mut self, bytes: Bytes) {
-        self.first = bytes;
+        self.first = kept(bytes);
     }
 
     /// Ready once there is something to read, the end included.
@@ -317,10 +330,7 @@ impl SocketIo {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         if !self.first.is_empty() {
-            let len = self.first.len().min(buf.remaining()).min(most);
-            buf.put_slice(&self.first[..len]);
-            self.first.advance(len);
-            return Poll::Ready(Ok(len));
+            return Poll::Ready(Ok(take(&mut self.first, buf, most)));
         }
         loop {
             ready!(self.socket.poll_read_ready(task))?;

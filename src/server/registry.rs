@@ -177,7 +177,9 @@ impl Registry {
                 continue;
             };
             let Some(handle) = inner.handles.get(&id) else { continue };
-            if handle.client.activity.phase() == (Phase::Idle, since) && handle.has_place() {
+            let idle = handle.client.activity.phase() == (Phase::Idle, since);
+            // Who has asked already is only not heard yet, and would be closed without an answer.
+            if idle && handle.has_place() && !handle.client.socket.has_unread() {
                 return Some(Arc::clone(handle));
             }
         }
@@ -244,5 +246,35 @@ impl Handle {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+
+    use super::super::listener::{Acceptor, Listener};
+    use super::*;
+    use crate::config::Listen;
+
+    #[tokio::test]
+    async fn who_has_asked_and_was_not_heard_yet_is_not_idle() {
+        let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = listener.address().unwrap().unwrap();
+        let acceptor = Acceptor::new(listener).unwrap();
+        let registry = Registry::new(3);
+        let joined = || {
+            let stream = TcpStream::connect(address).unwrap();
+            let (socket, _) = acceptor.accept_now().unwrap();
+            (stream, registry.insert(Client::new(socket, 0), registry.place().unwrap()))
+        };
+        let (mut asks, first) = joined();
+        let (_silent, second) = joined();
+        let (_late, third) = joined();
+        asks.write_all(b"G").unwrap();
+        assert!(registry.place().is_some());
+        let commands = [&first, &second, &third].map(|handle| handle.command());
+        assert_eq!(commands, [Command::Run, Command::Drain, Command::Run]);
     }
 }

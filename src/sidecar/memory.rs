@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use crate::config::Config;
+use crate::config::{AdmissionMode, Config, Route, RouteKind};
 
 /// What is there before the first client: code, runtimes, metrics, the routes of a usual file.
 const BASE: u64 = 8 * 1024 * 1024;
@@ -15,6 +15,8 @@ const CONNECTION: u64 = 9 * 1024;
 /// Of each request that is with the application, for what its client or the application is too
 /// slow to take.
 const EXCHANGE: u64 = 112 * 1024;
+/// Of each open stream in all, as long as its client takes what comes: a connection on both sides.
+const STREAM: u64 = 36 * 1024;
 /// Below that nobody would be served any more.
 const FEWEST: u64 = 32;
 
@@ -39,11 +41,30 @@ pub fn fit_memory(config: &mut Config) {
 fn most_connections(config: &Config, limit: u64) -> u32 {
     // The rest is for the kernel's buffers and for what lies between pieces of memory in use.
     let usable = (limit / 4 * 3).saturating_sub(BASE);
-    let in_flight: u64 = config.upstreams.iter().map(|up| u64::from(up.max_in_flight.most())).sum();
-    let exchanges = (in_flight * EXCHANGE).min(usable / 2);
     let each = config.server.max_header_bytes as u64 + CONNECTION;
-    let most = ((usable - exchanges) / each).max(FEWEST);
-    u32::try_from(most).unwrap_or(u32::MAX)
+    let in_flight: u64 = config.upstreams.iter().map(|up| u64::from(up.max_in_flight.most())).sum();
+    let streams: u64 = streams(config).sum();
+    let needed = |connections: u64| {
+        // Over HTTP/1 nobody is served more than once at a time.
+        connections * each
+            + connections.min(in_flight) * EXCHANGE
+            + connections.min(streams) * STREAM.saturating_sub(each)
+    };
+    // The most of which no more is needed than there is.
+    let (mut fits, mut beyond) = (0, u64::from(u32::MAX) + 1);
+    while beyond - fits > 1 {
+        let middle = u64::midpoint(fits, beyond);
+        if needed(middle) <= usable { fits = middle } else { beyond = middle }
+    }
+    u32::try_from(fits.max(FEWEST)).unwrap_or(u32::MAX)
+}
+
+/// How many streams each route may have open.
+fn streams(config: &Config) -> impl Iterator<Item = u64> {
+    let stand_beside =
+        |route: &&Route| route.kind == RouteKind::Stream && route.admission == AdmissionMode::Queue;
+    let routes = config.routes.iter().filter(stand_beside);
+    routes.map(|route| route.max_in_flight.map_or(u64::from(u32::MAX), u64::from))
 }
 
 /// The memory that the cgroup of this process may use, in bytes; `None`: no bound is known.
@@ -105,9 +126,17 @@ mod tests {
         };
         let most = |toml: &str, mebibytes: u64| most_connections(&config(toml), mebibytes << 20);
         assert_eq!(most("", 64), 955);
-        assert_eq!(most("max_in_flight = 300\n", 64), 499);
-        assert_eq!(most("max_in_flight = 100000\nmax_connections = 100000\n", 64), 499);
+        assert_eq!(most("max_in_flight = 300\n", 64), 267);
+        assert_eq!(most("max_in_flight = 100000\nmax_connections = 100000\n", 64), 267);
         assert_eq!(most("[server]\nmax_header_bytes = \"8KiB\"\n", 64), 2_304);
+        let small = "max_in_flight = 300\n[server]\nmax_header_bytes = \"8KiB\"\n";
+        assert_eq!(most(small, 64), 432);
+        let streams = "[[route]]\nname = \"s\"\nmatch = { path = \"/s\" }\nkind = \"stream\"\n\
+                       max_in_flight = 5000\n";
+        assert_eq!(most(streams, 64), 955, "the room for a long head is enough for a stream");
+        let small = format!("[server]\nmax_header_bytes = \"8KiB\"\n{streams}");
+        let table = [64, 128, 256].map(|mebibytes| most(&small, mebibytes));
+        assert_eq!(table, [1_088, 2_453, 5_389], "as the README says");
         assert_eq!(most("", 1), FEWEST as u32);
         assert_eq!(most("", 1 << 30), u32::MAX);
     }

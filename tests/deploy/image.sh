@@ -5,16 +5,20 @@ net=tidegate-test-net
 gate=tidegate-test-gate
 app=tidegate-test-app
 client=tidegate-test-client
+crowd=tidegate-test-crowd
 
 run_app() {
     docker run -d --name "$app" --network "$net" --network-alias app -e WORKERS=4 -e SERVICE_TIME="$1" \
         -v "$PWD/deploy/compose/demo:/demo:ro" tidegate-test-python python3 /demo/app.py >/dev/null
 }
 
+# Before the application, of which it knows how many it works on at once.
+small=(-e TIDEGATE_UPSTREAM_URL=http://app:8000 -e TIDEGATE_UPSTREAM_MAX_IN_FLIGHT=4)
+
+# run_gate OPTION...: with these options of docker run.
 run_gate() {
     docker run -d --name "$gate" --network "$net" --read-only --cap-drop ALL \
-        --security-opt no-new-privileges --memory 64m --memory-swap 64m --pids-limit 64 \
-        -e TIDEGATE_UPSTREAM_URL=http://app:8000 -e TIDEGATE_UPSTREAM_MAX_IN_FLIGHT=4 "$image" >/dev/null
+        --security-opt no-new-privileges --memory 64m --memory-swap 64m --pids-limit 64 "$@" "$image" >/dev/null
 }
 
 from_client() { docker exec "$client" python3 "$@"; }
@@ -120,9 +124,59 @@ lives_in_64_mib() {
     is_healthy || fail "overload made it unhealthy"
 }
 
+# memory_of VERSION_2 VERSION_1: a file about the memory of the proxy's cgroup, by the version that the machine has.
+memory_of() {
+    local groups path
+    groups=$(as_root cat "/proc/$(inspect '{{.State.Pid}}' "$gate")/cgroup")
+    path=$(awk -F: '$2 == "memory" { print $3 }' <<<"$groups")
+    if [ -n "$path" ]; then
+        as_root cat "/sys/fs/cgroup/memory$path/$2"
+    else
+        as_root cat "/sys/fs/cgroup$(awk -F: '$1 == "0" { print $3 }' <<<"$groups")/$1"
+    fi
+}
+
+# 2,000 clients, 100 that hardly read 8 MiB and 100 that hardly send them, before a proxy of 64 MiB that has room
+# for fewer and an application that has time for fewer still.
+sheds_a_crowd_in_64_mib() {
+    local config=$scratch/crowd before said peak most failed=
+    mkdir -p "$config"
+    printf '[server]\nmax_header_bytes = "8KiB"\n[upstream]\nurl = "http://crowd:8000"\nmax_in_flight = 220\n%s' \
+        '[defaults]
+max_queue = 50
+[[route]]
+name = "health"
+match = { path = "/healthz", exact = true }
+admission = "exempt"
+' >"$config/tidegate.toml"
+    docker run -d --name "$crowd" --network "$net" --network-alias crowd --ulimit nofile=16384:16384 \
+        -v "$PWD/tests/deploy:/tests:ro" tidegate-test-python python3 /tests/crowd.py app 8000 >/dev/null
+    docker rm -f "$gate" >/dev/null
+    run_gate -v "$config:/etc/tidegate:ro"
+    until_true 20 is_healthy
+    until_true 20 crowd_is_answered
+    before=$(inspect '{{.State.StartedAt}} {{.State.Pid}}' "$gate")
+    said=$(docker exec "$crowd" python3 /tests/crowd.py clients "$gate" 8080 12 2>&1) || failed=1
+    [ "$(inspect '{{.State.OOMKilled}} {{.State.Running}} {{.RestartCount}}' "$gate")" = "false true 0" ] &&
+        [ "$(inspect '{{.State.StartedAt}} {{.State.Pid}}' "$gate")" = "$before" ] ||
+        fail "killed, for want of memory: $said"
+    [ -z "$failed" ] || fail "somebody was failed: $said"
+    ! memory_of memory.events memory.oom_control | grep -qE '^oom_kill [1-9]' || fail "something was killed"
+    peak=$(as_root awk '/^VmHWM/ { print $2 }' "/proc/$(inspect '{{.State.Pid}}' "$gate")/status")
+    most=$(($(memory_of memory.peak memory.max_usage_in_bytes) / 1024))
+    # By the README's formula: a quarter is for the kernel, and for gaps.
+    [ "$peak" -lt $((64 * 1024 * 3 / 4)) ] || fail "$peak KiB resident"
+    is_healthy || fail "the crowd made it unhealthy"
+    say "a crowd: ${said//$'\n'/, }; at most $peak KiB resident, $most KiB by its cgroup, of 65536"
+    docker rm -f "$crowd" >/dev/null
+}
+
+crowd_is_answered() { [[ $(get "http://$gate:8080/healthz") == 200* ]]; }
+
 drains_on_stop() {
-    docker rm -f "$app" >/dev/null
+    docker rm -f "$app" "$gate" >/dev/null
     run_app 3
+    run_gate "${small[@]}"
     until_true 20 answers
     local answer=$scratch/slow.txt began stopped
     get "http://$gate:8080/" >"$answer" &
@@ -146,11 +200,12 @@ check_image() {
     docker run -d --name "$client" --network "$net" -v "$PWD/deploy/compose/demo:/demo:ro" \
         tidegate-test-python sleep 3600 >/dev/null
     run_app 0.05
-    run_gate
+    run_gate "${small[@]}"
     starts_without_rights
     proxies_by_service_name
     survives_a_restart_of_the_application
     lives_in_64_mib
+    sheds_a_crowd_in_64_mib
     drains_on_stop
     docker rm -f "$gate" "$app" "$client" >/dev/null
     docker network rm "$net" >/dev/null

@@ -62,6 +62,13 @@ async fn answer(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), ask: &
     String::from_utf8(text).unwrap()
 }
 
+/// Exactly these bytes come next.
+async fn comes(stream: &mut (impl AsyncReadExt + Unpin), bytes: &str) {
+    let mut came = vec![0; bytes.len()];
+    soon(bytes, stream.read_exact(&mut came)).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&came), bytes);
+}
+
 fn tls(pair: &(PathBuf, PathBuf), more: &str) -> String {
     format!("[server.tls]\ncert = {:?}\nkey = {:?}\n{more}", pair.0, pair.1)
 }
@@ -126,6 +133,38 @@ async fn connections_of_tls_live_on_between_requests() {
     let mut rest = Vec::new();
     // Closed with the farewell of TLS: nothing was cut off.
     soon("the end", stream.read_to_end(&mut rest)).await.unwrap();
+}
+
+/// What comes before the response comes when it is said, each in its place, also through TLS.
+#[tokio::test]
+async fn interim_responses_pass_over_tls() {
+    let certificates = Certificates::new();
+    let pair = certificates.pair("a", &["a.example"], 2099);
+    let app = App::start().await;
+    let tide = Tide::before(app.address, &format!("[server]\nworkers = 1\n{}", tls(&pair, "")));
+    let mut stream = Client::of(&certificates).connect(&tide, "a.example").await.unwrap();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut conn = app.accept().await;
+    assert_eq!(conn.head().await.field("expect"), Some("100-continue"));
+    conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nX: 1\r\n\r\n").await;
+    comes(&mut stream, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
+    conn.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+    comes(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    stream.write_all(b"body").await.unwrap();
+    assert_eq!(conn.exactly(4).await, b"body");
+    let response = "HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok";
+    let comes_back = "HTTP/1.1 200 OK\r\ndate: x\r\ncontent-length: 2\r\n\r\nok";
+    // What comes together with the response is said before it.
+    conn.send(format!("HTTP/1.1 103 Early Hints\r\nLink: </b>\r\n\r\n{response}")).await;
+    comes(&mut stream, "HTTP/1.1 103 Early Hints\r\nlink: </b>\r\n\r\n").await;
+    comes(&mut stream, comes_back).await;
+    // The connection goes on, and nothing is left of what was said.
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    conn.head().await;
+    conn.send(response).await;
+    comes(&mut stream, comes_back).await;
+    tide.at_rest().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! HTTP/2 with clients and with the application, in every combination with HTTP/1.
 
 use bytes::Bytes;
+use h2::SendStream;
+use h2::client::ResponseFuture;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TE, VIA};
 use http::{HeaderMap, Method, Request};
 
@@ -426,6 +428,57 @@ async fn a_deadline_bounds_the_call_and_is_told_in_its_own_form() {
     let end = std::future::poll_fn(|task| call.respond.poll_reset(task));
     assert_eq!(soon("a reset", end).await.unwrap(), h2::Reason::CANCEL);
     tide.until("the slot back", |m| m.sum("tidegate_in_flight", &[]) == 0.0).await;
+}
+
+/// A call of gRPC with so much time, whose request has ended or not, and whose response has begun.
+async fn begun(
+    client: &mut H2Client,
+    app: &H2App,
+    timeout: &'static str,
+    ends: bool,
+) -> (ResponseFuture, SendStream<Bytes>, SendStream<Bytes>) {
+    let mut head = post("/call");
+    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static(timeout));
+    let (response, up) = client.send(head, ends).await;
+    let mut down = app.call().await.begin(false);
+    down.send_data(Bytes::from_static(b"half"), false).unwrap();
+    (response, up, down)
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_call_that_has_begun_and_that_nobody_else_ends() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    for ends in [true, false] {
+        let (response, _up, mut down) = begun(&mut client, &app, "50m", ends).await;
+        let response = read(response).await.unwrap();
+        assert_eq!((response.status, &*response.body), (200, &b"half"[..]));
+        assert_eq!(response.trailers.unwrap()["grpc-status"], "4");
+        let end = std::future::poll_fn(|task| down.poll_reset(task));
+        let reason = soon("a reset", end).await.unwrap();
+        assert!([h2::Reason::CANCEL, h2::Reason::INTERNAL_ERROR].contains(&reason), "{reason}");
+    }
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.errors("http_response_timeout"), 2.0);
+    assert_eq!(metrics.sum("tidegate_client_aborts_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn an_application_that_keeps_to_a_deadline_has_the_last_word() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let (response, _up, mut down) = begun(&mut client, &app, "50m", true).await;
+    // A little later than its client's clock says.
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    let trailers = [("grpc-status", "4"), ("grpc-message", "in its own words")];
+    let trailers = trailers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+    down.send_trailers(HeaderMap::from_iter(trailers)).unwrap();
+    let response = read(response).await.unwrap();
+    assert_eq!(response.trailers.unwrap()["grpc-message"], "in its own words");
+    assert_eq!(tide.at_rest().await.errors("http_response_timeout"), 0.0);
 }
 
 #[tokio::test]
