@@ -206,9 +206,9 @@ table! {
         /// within `connect_timeout`), during its restart for example, requests stay in their queues
         /// for so long, counted from the first that noticed; then they are rejected with
         /// `upstream_down` until it is back. Default "0s", 0s to 10m; 0s: each request fails with
-        /// 502 (or 504) by itself. Until the last that waited so is served `max_wait` turns nobody
-        /// away; both together bound every wait. Routes without a queue, and those in shadow mode,
-        /// fail at once in any case.
+        /// 502 (or 504) by itself. Once it is back `max_wait` turns nobody away until the queue was
+        /// empty once, for `hold` at most; both together bound every wait. Routes without a queue,
+        /// and those in shadow mode, fail at once in any case.
         hold: Time<0, 600_000> = "0s",
     }
     required {}

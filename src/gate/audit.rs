@@ -48,7 +48,6 @@ impl Gate {
     /// The waiters of each class of a lane.
     fn audit_queue(&self, index: u32, lane: &Lane) -> [u32; Class::COUNT] {
         let mut counted = [0; Class::COUNT];
-        let mut left_over = 0;
         for (class, band) in lane.bands() {
             band.audit(|list| {
                 let mut len = 0;
@@ -56,7 +55,6 @@ impl Gate {
                     let ours = waiter.lane == index && usize::from(waiter.class) == class;
                     invariant!(ours && waiter.state == State::Waiting, "who queues, waits");
                     len += 1;
-                    left_over += u32::from(waiter.left_over);
                 }
                 invariant!(len == list.len, "a queue's length is the number of its waiters");
                 counted[class] += len;
@@ -67,7 +65,6 @@ impl Gate {
             let ready = waits && lane.standing != Standing::Out;
             invariant!(filed == ready, "who waits and could use a slot has a turn");
         }
-        invariant!(left_over == lane.left_over(), "a lane counts who waited through a pause");
         let charged: u32 = lane.bands().map(|(_, band)| band.charged()).sum();
         invariant!(charged <= lane.in_flight, "what was charged is in use, and else was settled");
         invariant!(counted.iter().sum::<u32>() == lane.queued, "a lane counts its waiters");

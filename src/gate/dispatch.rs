@@ -144,13 +144,15 @@ impl Gate {
         let here = &mut self.lanes[lane as usize];
         here.accrue(self.now);
         here.queued -= 1;
+        if here.queued == 0 {
+            here.recovered = here.recovered.min(self.now);
+        }
         here.band(class).remove(&mut self.waiters, flow, index, self.now);
         here.count_waiters(class);
         if here.limits.kind == LaneKind::Budget {
             self.floors.left(class);
         }
         self.deadlines.remove(index);
-        self.has_left(index);
         self.ready.sync(&mut self.lanes, lane, class, self.limit);
     }
 
@@ -266,14 +268,14 @@ impl Gate {
     }
 
     /// Whether a queue of this lane stands that fails somebody and has not been empty since then;
-    /// or, where it does, whether a flow in it stands. A pause, and what it left behind, say
-    /// nothing about the load: time counts from their end.
+    /// or, where it does, whether a flow in it stands. A pause says nothing about the load:
+    /// time counts from when the lane has recovered.
     fn stands(&self, here: &Lane, since: Option<Time>) -> bool {
         let (Some(since), Some(after)) = (since, here.limits.standing_after) else {
             return false;
         };
-        let disturbed = self.paused.is_some() || here.recovers();
-        !disturbed && self.now.since(since.max(here.resumed)) >= after
+        let disturbed = self.paused.is_some() || here.recovered > self.now;
+        !disturbed && self.now.since(since.max(here.recovered)) >= after
     }
 
     fn grant(&self, lane: u32, class: usize, shadow: bool, charge: Option<Charge>) -> Grant {

@@ -70,7 +70,7 @@ impl Gate {
         let waiter = self.waiters.get_mut(index);
         (waiter.class, waiter.flow) = (arrival.class.number(), flow);
         (waiter.patience, waiter.deadline, waiter.latest) = (patience, deadline, latest);
-        (waiter.overdue, waiter.left_over) = (overdue, false);
+        waiter.overdue = overdue;
         let here = &mut self.lanes[arrival.lane];
         here.queued += 1;
         let slack = nanos(here.returns.mean_hold()).saturating_mul(BURST);

@@ -41,10 +41,8 @@ pub(super) struct Lane {
     pub(super) shadow_in_flight: u32,
     pub(super) returns: Returns,
     pub(super) service: ServiceTimes,
-    /// When the latest pause ended, or what it left behind was done.
-    pub(super) resumed: Time,
-    /// So many still wait who waited through it.
-    left_over: u32,
+    /// When the lane has recovered, or did, from the latest pause.
+    pub(super) recovered: Time,
     /// The pool of ready lanes that the lane stands in.
     pub(super) standing: Standing,
     /// A shrink of `max_queue` fails no waiter: until the surplus has left, this is the bound.
@@ -72,8 +70,7 @@ impl Lane {
             shadow_in_flight: 0,
             returns: Returns::default(),
             service: ServiceTimes::new(),
-            resumed: now,
-            left_over: 0,
+            recovered: now,
             standing: Standing::Out,
             surplus_bound: 0,
             arrivals: 0,
@@ -146,36 +143,10 @@ impl Lane {
         self.waiting_classes = before & !(1 << class) | u8::from(waits) << class;
     }
 
-    /// A pause has ended.
-    pub(super) fn resume(&mut self, now: Time) {
-        self.begin_anew(now);
-        self.left_over = self.queued;
-    }
-
-    /// What the queues did so far is no sign of overload.
-    fn begin_anew(&mut self, now: Time) {
+    /// A pause has ended. What the queues did so far is no sign of overload.
+    pub(super) fn resume(&mut self, now: Time, hold: Duration) {
         self.bands.iter_mut().flatten().for_each(|band| band.forget_failures());
-        self.resumed = now;
-    }
-
-    /// Whether some still wait who waited through a pause.
-    pub(super) fn recovers(&self) -> bool {
-        self.left_over > 0
-    }
-
-    /// One of them has left the queue. `true`: it was the last, and things are as ever.
-    pub(super) fn has_left(&mut self, now: Time) -> bool {
-        invariant!(self.left_over > 0, "who is left over is counted");
-        self.left_over -= 1;
-        if self.left_over == 0 {
-            self.begin_anew(now);
-        }
-        self.left_over == 0
-    }
-
-    /// So many are left over, for the audit.
-    pub(super) fn left_over(&self) -> u32 {
-        self.left_over
+        self.recovered = if self.queued > 0 { now + hold } else { now };
     }
 
     /// How long a wait may be while the queue stands.

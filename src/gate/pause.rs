@@ -3,9 +3,9 @@
 //! A pause grants nothing to lanes in which requests wait. It keeps them for `hold`, and turns
 //! everybody away once it has lasted longer. When it ends, more may wait than can be served within
 //! `max_wait`, and what they have waited for was not capacity: a lane therefore *recovers* until
-//! the last who waited through the pause has left. Until then `max_wait` turns nobody away, be it
-//! that they came before or behind those; only `max_wait` and `hold` together do, which bound every
-//! wait however often the application comes and goes.
+//! its queue was empty once, for `hold` at most. Only from then on `max_wait` counts, and a queue
+//! may stand. `max_wait` and `hold` together bound every wait, however often the application comes
+//! and goes.
 //!
 //! Lanes in which nobody waits (`max_queue` or `max_wait` is nothing) go on: such a request is to
 //! fail at once where the application does, and probes live there.
@@ -27,7 +27,7 @@ impl Gate {
         self.advance(now);
         if self.paused.is_none() {
             self.paused = Some(self.now);
-            self.rebound(None);
+            self.rebound();
             // Where nothing is held, a pause ends all waits.
             self.advance(self.now);
         }
@@ -38,25 +38,10 @@ impl Gate {
         self.advance(now);
         if self.paused.take().is_some() {
             self.resumed = self.now;
-            self.lanes.iter_mut().for_each(|lane| lane.resume(self.now));
-            for index in 0..self.waiters.places() {
-                let waiter = self.waiters.get_mut(index);
-                waiter.left_over = waiter.state == State::Waiting;
-            }
-            self.rebound(None);
+            self.lanes.iter_mut().for_each(|lane| lane.resume(self.now, self.hold));
+            self.rebound();
         }
         self.dispatch();
-    }
-
-    /// One of those who waited through a pause has left the queue.
-    pub(super) fn has_left(&mut self, index: u32) {
-        let waiter = self.waiters.get_mut(index);
-        if std::mem::take(&mut waiter.left_over) {
-            let lane = waiter.lane;
-            if self.lanes[lane as usize].has_left(self.now) {
-                self.rebound(Some(lane));
-            }
-        }
     }
 
     /// When a pause that goes on turns everybody away; `None`: there is none.
@@ -77,12 +62,11 @@ impl Gate {
         arrived: Time,
         patience: Duration,
     ) -> (Time, RejectReason) {
-        let (here, longest) = (&self.lanes[lane as usize], arrived + patience + self.hold);
+        let longest = arrived + patience + self.hold;
         match self.held_until() {
             Some(until) => (until.min(longest), RejectReason::UpstreamDown),
-            None if here.recovers() => (longest, RejectReason::MaxWait),
             None => {
-                let from = arrived.max(here.resumed);
+                let from = arrived.max(self.lanes[lane as usize].recovered);
                 ((from + patience).min(longest), RejectReason::MaxWait)
             }
         }
@@ -93,21 +77,17 @@ impl Gate {
         if std::mem::replace(&mut self.hold, hold) == hold {
             return;
         }
-        for lane in 0..self.lanes.len() as u32 {
-            if self.paused.is_some() || self.lanes[lane as usize].recovers() {
-                self.rebound(Some(lane));
-            }
+        if self.paused.is_some() {
+            self.rebound();
+            self.advance(self.now);
         }
-        self.advance(self.now);
     }
 
-    /// Bounds waits anew, in all lanes or in one: a pause has begun or ended, or what it left
-    /// behind is done. O(n log n), once for each of these.
-    fn rebound(&mut self, lane: Option<u32>) {
+    /// Bounds every wait anew: a pause has begun or ended. O(n log n), once for each of these.
+    fn rebound(&mut self) {
         for index in 0..self.waiters.places() {
             let waiter = self.waiters.get(index);
-            let concerned = lane.is_none_or(|lane| lane == waiter.lane);
-            if !concerned || !self.deadlines.contains(index) {
+            if waiter.state != State::Waiting {
                 continue;
             }
             let latest = (waiter.latest, RejectReason::Deadline);

@@ -43,8 +43,6 @@ pub(super) struct Waiter {
     pub(super) latest: Time,
     /// Why it will be turned away if its time runs out.
     pub(super) overdue: RejectReason,
-    /// It waited through a pause, and still waits.
-    pub(super) left_over: bool,
     pub(super) waker: Option<Waker>,
     /// In the list of actions: the shell has not been told yet.
     pub(super) unannounced: bool,
@@ -193,7 +191,6 @@ impl Waiters {
                 deadline: Time::NEVER,
                 latest: Time::NEVER,
                 overdue: RejectReason::MaxWait,
-                left_over: false,
                 waker: None,
                 unannounced: false,
                 generation: 0,

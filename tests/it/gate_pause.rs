@@ -74,18 +74,42 @@ fn what_a_pause_leaves_behind_is_served_however_long_that_takes() {
     assert_eq!(left(&hand), 5 * SECOND);
     hand.with(Gate::resume);
     assert_eq!(left(&hand), Duration::ZERO);
-    hand.wait(2 * SECOND);
-    let until = hand.send("c", Arrival::at(0)).expect("it waits");
-    assert_eq!(until, hand.now + 11 * SECOND, "who comes behind them has as long");
-    hand.complete("works", ms(1));
-    hand.wait(2 * SECOND);
-    assert_eq!(hand.told(), "works goes, a goes");
-    hand.complete("a", ms(1));
-    assert_eq!(hand.told(), "b goes");
-    assert_eq!(hand.gate.next_deadline(), Some(hand.now + SECOND), "from here on it is as ever");
     hand.wait(SECOND);
-    assert_eq!(hand.told(), "c max_wait");
-    hand.complete("b", ms(1));
+    let until = hand.send("c", Arrival::at(0)).expect("it waits");
+    assert_eq!(until, hand.now + 10 * SECOND, "who comes behind them has as long");
+    for (done, next) in [("works", "a"), ("a", "b"), ("b", "c")] {
+        hand.wait(ms(1_100));
+        hand.complete(done, ms(1));
+        assert!(hand.told().ends_with(&format!("{next} goes")), "{next}");
+    }
+    // The queue was empty: from here on it is as ever.
+    hand.send("d", Arrival::at(0));
+    assert_eq!(hand.gate.next_deadline(), Some(hand.now + SECOND));
+    hand.wait(SECOND);
+    assert_eq!(hand.told(), "d max_wait");
+    hand.complete("c", ms(1));
+    hand.end();
+}
+
+#[test]
+fn a_queue_that_never_empties_recovers_for_as_long_as_hold() {
+    let standing = LaneLimits { standing_after: Some(ms(300)), ..LaneLimits::plain(9, SECOND) };
+    let hold = 3 * SECOND;
+    let mut hand = Hand::new(&Limits { hold, ..limits(1, &[standing]) });
+    hand.send("works", Arrival::at(0));
+    hand.with(Gate::pause);
+    hand.send("a", Arrival::at(0));
+    hand.with(Gate::resume);
+    let recovered = hand.now + hold;
+    hand.wait(2 * SECOND);
+    let until = hand.send("b", Arrival::at(0)).expect("it waits");
+    assert_eq!(until, recovered + SECOND, "max_wait from then on");
+    hand.wait(SECOND);
+    let until = hand.send("c", Arrival::at(0)).expect("it waits");
+    assert_eq!(until, hand.now + SECOND, "as ever");
+    hand.wait(SECOND);
+    assert_eq!(hand.told(), "works goes, a max_wait, b max_wait, c max_wait");
+    hand.complete("works", ms(1));
     hand.end();
 }
 

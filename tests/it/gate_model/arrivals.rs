@@ -80,20 +80,7 @@ impl Tracker {
         let Newcomer { lane, class, flow, deadline } = new;
         let (arrived, patience) = (self.now, self.lane(lane).max_wait);
         let latest = self.latest(lane, deadline);
-        let left_over = false;
-        Waiter {
-            id,
-            lane,
-            class,
-            flow,
-            arrived,
-            deadline,
-            latest,
-            patience,
-            left_over,
-            until,
-            overdue,
-        }
+        Waiter { id, lane, class, flow, arrived, deadline, latest, patience, until, overdue }
     }
 
     fn latest(&self, lane: usize, deadline: Time) -> Time {

@@ -34,8 +34,6 @@ pub struct Waiter {
     pub latest: Time,
     /// `max_wait` as it was when it came.
     pub patience: Duration,
-    /// It waited through a pause.
-    pub left_over: bool,
     pub until: Time,
     /// Why it is turned away at `until`.
     pub overdue: RejectReason,
@@ -88,8 +86,8 @@ pub struct Tracker {
     pub rejected_class: [u64; Class::COUNT],
     /// Since when.
     pub paused: Option<Time>,
-    /// When the latest pause ended, or what it left behind in a lane was done.
-    pub resumed: Vec<Time>,
+    /// When each lane has recovered, or did, from the latest pause.
+    pub recovered: Vec<Time>,
     pub draining: bool,
     pub busy: Vec<[Busy; Class::COUNT]>,
     pub floors: [Floor; Class::COUNT],
@@ -165,7 +163,7 @@ impl Tracker {
             lanes: snapshot.lanes.clone(),
             rejected_class: [0; Class::COUNT],
             paused: None,
-            resumed: vec![Time::ZERO; limits.lanes.len()],
+            recovered: vec![Time::ZERO; limits.lanes.len()],
             draining: false,
             busy: vec![[Busy::default(); Class::COUNT]; limits.lanes.len()],
             floors: [Floor::default(); Class::COUNT],
@@ -248,8 +246,9 @@ impl Tracker {
 
     fn since_stands(&self, lane: usize, since: Time) -> bool {
         let after = self.lane(lane).standing_after;
-        let busy = self.now.since(since.max(self.resumed[lane]));
-        let disturbed = self.paused.is_some() || self.recovers(lane);
+        let recovered = self.recovered[lane];
+        let busy = self.now.since(since.max(recovered));
+        let disturbed = self.paused.is_some() || recovered > self.now;
         !disturbed && after.is_some_and(|after| busy >= after)
     }
 
@@ -258,54 +257,41 @@ impl Tracker {
         self.busy[lane][class].failed += 1;
     }
 
-    pub fn resume(&mut self) {
-        if self.paused.take().is_some() {
-            self.waiting.iter_mut().for_each(|waiter| waiter.left_over = true);
-            (0..self.resumed.len()).for_each(|lane| self.begin_anew(lane));
-        }
-    }
-
-    /// What a lane's queues did so far is no sign of overload.
-    fn begin_anew(&mut self, lane: usize) {
-        self.resumed[lane] = self.now;
-        self.busy[lane].iter_mut().for_each(|busy| (busy.failed, busy.served) = (0, 0));
-        self.rebound(|other| other == lane);
-    }
-
-    /// Somebody still waits there who waited through a pause.
-    pub fn recovers(&self, lane: usize) -> bool {
-        self.waiting.iter().any(|w| w.lane == lane && w.left_over)
-    }
-
     pub fn pause(&mut self) {
         if self.paused.is_none() {
             self.paused = Some(self.now);
-            self.rebound(|_| true);
+            self.rebound();
         }
     }
 
-    /// As documented: a pause turns away after `hold`, `max_wait` counts when what it left behind is
-    /// done, and both together bound every wait.
-    pub fn longest(&self, lane: usize, from: Time, patience: Duration) -> (Time, RejectReason) {
-        let most = from + patience + self.limits.hold;
-        let (bound, reason) = match self.paused {
-            Some(since) => (since + self.limits.hold, RejectReason::UpstreamDown),
-            None if self.recovers(lane) => (most, RejectReason::MaxWait),
-            None => (from.max(self.resumed[lane]) + patience, RejectReason::MaxWait),
-        };
-        (bound.min(most), reason)
+    pub fn resume(&mut self) {
+        if self.paused.take().is_some() {
+            for lane in 0..self.recovered.len() {
+                let waits = self.queued(lane) > 0;
+                self.recovered[lane] = if waits { self.now + self.limits.hold } else { self.now };
+                self.busy[lane].iter_mut().for_each(|busy| (busy.failed, busy.served) = (0, 0));
+            }
+            self.rebound();
+        }
     }
 
     pub fn set_hold(&mut self, hold: Duration) {
-        if std::mem::replace(&mut self.limits.hold, hold) != hold {
-            let disturbed =
-                (0..self.lanes.len()).map(|l| self.paused.is_some() || self.recovers(l));
-            let disturbed: Vec<_> = disturbed.collect();
-            self.rebound(|lane| disturbed[lane]);
+        if std::mem::replace(&mut self.limits.hold, hold) != hold && self.paused.is_some() {
+            self.rebound();
         }
     }
 
-    fn rebound(&mut self, concerned: impl Fn(usize) -> bool) {
+    /// As documented: a pause turns away after `hold`, `max_wait` counts once the lane has
+    /// recovered, and both together bound every wait.
+    pub fn longest(&self, lane: usize, from: Time, patience: Duration) -> (Time, RejectReason) {
+        let (bound, reason) = match self.paused {
+            Some(since) => (since + self.limits.hold, RejectReason::UpstreamDown),
+            None => (from.max(self.recovered[lane]) + patience, RejectReason::MaxWait),
+        };
+        (bound.min(from + patience + self.limits.hold), reason)
+    }
+
+    fn rebound(&mut self) {
         let bounds = self.waiting.iter().map(|waiter| {
             let own = self.longest(waiter.lane, waiter.arrived, waiter.patience);
             let latest = (waiter.latest, RejectReason::Deadline);
@@ -313,9 +299,7 @@ impl Tracker {
         });
         let bounds: Vec<_> = bounds.collect();
         for (waiter, bound) in self.waiting.iter_mut().zip(bounds) {
-            if concerned(waiter.lane) {
-                (waiter.until, waiter.overdue) = bound;
-            }
+            (waiter.until, waiter.overdue) = bound;
         }
     }
 
@@ -387,8 +371,9 @@ impl Tracker {
         let at = self.waiting.iter().position(|w| w.id == id).expect("who leaves, waits");
         let waiter = self.waiting.remove(at);
         self.sure |= self.waiting.is_empty();
-        if waiter.left_over && !self.recovers(waiter.lane) {
-            self.begin_anew(waiter.lane);
+        if self.queued(waiter.lane) == 0 {
+            let recovered = &mut self.recovered[waiter.lane];
+            *recovered = self.now.min(*recovered);
         }
         waiter
     }
@@ -416,7 +401,7 @@ impl Tracker {
         let count = limits.lanes.len();
         self.lanes.resize(count, LaneSnapshot::default());
         self.busy.resize(count, [Busy::default(); Class::COUNT]);
-        self.resumed.resize(count, self.now);
+        self.recovered.resize(count, self.now);
     }
 
     /// Compares everything that can be seen of the gate.
