@@ -449,3 +449,68 @@ async fn what_waits_for_an_application_follows_the_configuration() {
     }
     assert!(!paused(&tide.at_rest().await));
 }
+
+/// As Kubernetes mounts a ConfigMap: the file is a link through `..data`, and that is what changes.
+#[tokio::test]
+async fn a_directory_that_is_swapped_behind_a_link_is_seen() {
+    let app = App::start().await;
+    let process = Process::start(app.address, "[upstream]\nmax_in_flight = 4\n");
+    let mount = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("mount-{}", process.pid()));
+    let link = |target: &Path, name: &Path| {
+        let new = mount.join("new");
+        std::os::unix::fs::symlink(target, &new).unwrap();
+        fs::rename(&new, name).unwrap();
+    };
+    for limit in [5, 6, 7] {
+        let version = mount.join(format!("..{limit}"));
+        fs::create_dir_all(&version).unwrap();
+        let toml = format!("[upstream]\nmax_in_flight = {limit}\n");
+        fs::write(version.join("tidegate.toml"), toml).unwrap();
+        link(&version, &mount.join("..data"));
+        if limit == 5 {
+            link(&mount.join("..data/tidegate.toml"), &process.config);
+        }
+        let change = format!("upstream.max_in_flight: {} -> {limit}", limit - 1);
+        assert_eq!(process.line("configuration")["change"], change);
+    }
+    fs::remove_dir_all(mount).unwrap();
+}
+
+/// Good files and broken ones in turn, one each second, while 500 requests come each second.
+#[tokio::test]
+#[ignore = "takes ten seconds"]
+async fn a_reload_each_second_fails_no_request_of_500_a_second() {
+    let app = Echo::start(Duration::from_millis(5)).await;
+    let routes = [route("even", ""), route("odd", "reserved = 1\n")];
+    let text = |limit: usize| format!("[upstream]\nmax_in_flight = {limit}\n{}", routes[limit % 2]);
+    let process = Process::start(app.address, &text(8));
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..50 {
+        let mut client = process.client().await;
+        clients.spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(100));
+            for turn in 0..100 {
+                ticks.tick().await;
+                let path = ["/even", "/odd", "/"][(number + turn) % 3];
+                assert_eq!(client.get(path).await.status(), 200);
+            }
+        });
+    }
+    let mut seen = 0.0;
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    for round in 1..=9 {
+        seconds.tick().await;
+        let broken = round % 3 == 0;
+        process.replace_config(&if broken { "[[[".to_owned() } else { text(8 + round) });
+        process.signal(rustix::process::Signal::HUP);
+        process.line(if broken { "the new configuration is refused" } else { "configuration" });
+        let metrics = process.until("it counts on", |_| true).await;
+        let arrivals = metrics.sum("tidegate_arrivals_total", &[]);
+        assert!(arrivals >= seen, "{arrivals} after {seen}");
+        seen = arrivals;
+    }
+    soon("the clients", clients.join_all()).await;
+    let metrics = process.until("all were served", |m| m.answered(200) == 5_000.0).await;
+    assert_eq!(metrics.sum("tidegate_rejected_total", &[]), 0.0);
+    assert!(metrics.sum("tidegate_config_reloads_total", &[("result", "failure")]) >= 3.0);
+}
