@@ -112,6 +112,32 @@ survives_a_restart_of_the_application() {
     say "the application came back with another address, and is found again (a failure of the application meanwhile)"
 }
 
+# At half of what the application can do, it is killed and comes back after 2 s: its address, its name, all is gone.
+waits_for_a_restart_of_the_application() {
+    local told said=$scratch/held.txt
+    docker rm -f "$gate" >/dev/null
+    run_gate "${small[@]}" -e TIDEGATE_UPSTREAM_HOLD=20s
+    until_true 20 answers
+    from_client /demo/load.py "http://$gate:8080/" 40 10 >"$said" &
+    until_true 10 has_answered 80
+    docker kill "$app" >/dev/null
+    until_true 10 is_waited_for
+    sleep 2
+    told=$(docker exec "$gate" tidegate status)
+    docker start "$app" >/dev/null
+    wait $!
+    # The four that were with it when it died may be lost, and nobody else.
+    grep -qE '^200=(39[6-9]|400) ' "$said" && ! grep -q 503= "$said" || fail "with hold: $(cat "$said"), $told"
+    say "killed for 2 s under load, with hold: $(cat "$said"); meanwhile: ${told%%$'\n'*}"
+}
+
+has_answered() {
+    get "http://$gate:9909/metrics" |
+        awk -v least="$1" '/^tidegate_requests_total{code="200"/ { sum += $2 } END { exit sum < least }'
+}
+
+is_waited_for() { docker exec "$gate" tidegate status | grep -q 'waited for'; }
+
 lives_in_64_mib() {
     local said peak
     # Four workers and 50 ms are 80 a second; this is five times as many, hundreds of them waiting.
@@ -204,6 +230,7 @@ check_image() {
     starts_without_rights
     proxies_by_service_name
     survives_a_restart_of_the_application
+    waits_for_a_restart_of_the_application
     lives_in_64_mib
     sheds_a_crowd_in_64_mib
     drains_on_stop
