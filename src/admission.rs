@@ -56,6 +56,12 @@ impl Admission {
         }
     }
 
+    /// Turns away whose time is up, and says when that will be for the next; `None`: nobody waits.
+    /// Each [`Wait`] sees to this for itself, but for a pause, which may bring its time forward.
+    pub fn turn_away_overdue(&self) -> Option<Instant> {
+        self.expire().map(|next| self.clock().instant(next))
+    }
+
     /// The gate's time in so long: for the deadline of an [`Arrival`].
     #[must_use]
     pub fn time_in(&self, remaining: Duration) -> Time {
@@ -78,8 +84,10 @@ impl Future for Wait {
                 return Poll::Ready(resolved);
             }
             ready!(self.timer.as_mut().poll(context));
-            self.place.admission().expire();
-            self.timer.as_mut().reset(Instant::now() + EARLY);
+            let Some(until) = self.place.expire() else { continue };
+            // A pause has put it off, or the timer was early.
+            let until = self.place.admission().clock().instant(until);
+            self.timer.as_mut().reset(until.max(Instant::now() + EARLY));
         }
     }
 }
@@ -136,6 +144,28 @@ mod tests {
         let (result, waited) = queued(&admission).await;
         assert_eq!(result.unwrap_err().reason, RejectReason::MaxWait);
         assert!(waited >= Duration::from_secs(1) && waited < Duration::from_millis(1_003));
+        drop(permit);
+        at_rest(&admission);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_a_pause_puts_off_sleeps_meanwhile() {
+        let lane = LaneLimits::plain(2, Duration::from_secs(1));
+        let (budget, hold) = (Budget::Fixed(1), Duration::from_secs(60));
+        let admission =
+            Admission::new(&Limits { budget, floor_period: 0, hold, lanes: vec![lane] });
+        let permit = admitted(&admission);
+        let mut wait = queued(&admission);
+        admission.pause();
+        let mut polls = 0;
+        let (result, waited) = std::future::poll_fn(|context| {
+            polls += 1;
+            Pin::new(&mut wait).poll(context)
+        })
+        .await;
+        assert_eq!(result.unwrap_err().reason, RejectReason::UpstreamDown);
+        assert!(waited >= hold && waited < hold + Duration::from_millis(3), "{waited:?}");
+        assert!(polls < 10, "polled {polls} times");
         drop(permit);
         at_rest(&admission);
     }

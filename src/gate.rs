@@ -235,6 +235,13 @@ impl Gate {
         self.advance(now);
     }
 
+    /// Until when a ticket waits at the longest, as things are: a pause changes that. `None`: it
+    /// does not wait any more.
+    #[must_use]
+    pub fn waits_until(&self, ticket: &Ticket) -> Option<Time> {
+        self.deadlines.key(self.waiters.find(ticket))
+    }
+
     /// When [`Gate::expire`] has something to do next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {

@@ -98,9 +98,12 @@ impl Admission {
         lock(&self.gate).snapshot(self.clock.now())
     }
 
-    /// Time has passed.
-    pub(super) fn expire(&self) {
-        self.with(Gate::expire);
+    /// Time has passed: turns away whose time is up. When there is something to do next.
+    pub(super) fn expire(&self) -> Option<Time> {
+        self.with(|gate, now| {
+            gate.expire(now);
+            gate.next_deadline()
+        })
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -150,6 +153,16 @@ impl Place {
                 Poll::Pending
             }
         }
+    }
+
+    /// Time has passed: turns away whose time is up. Until when this place waits; `None`: it does
+    /// not wait any more.
+    pub(super) fn expire(&self) -> Option<Time> {
+        let ticket = self.ticket.as_ref()?;
+        self.admission.with(|gate, now| {
+            gate.expire(now);
+            gate.waits_until(ticket)
+        })
     }
 
     pub(super) fn admission(&self) -> &Admission {

@@ -28,6 +28,12 @@ impl<K: Copy + Ord> Heap<K> {
         self.position.get(name as usize).is_some_and(|at| *at != ABSENT)
     }
 
+    /// The key of a name, if it is in the heap.
+    pub(super) fn key(&self, name: u32) -> Option<K> {
+        let at = self.position.get(name as usize)?;
+        Some(self.heap.get(*at as usize)?.0)
+    }
+
     /// Adds a name that is not in the heap.
     pub(super) fn insert(&mut self, name: u32, key: K) {
         let index = name as usize;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backend::Backend;
 use crate::admission::Admission;
@@ -46,7 +46,13 @@ impl Outage {
     pub(super) async fn wait(backend: &Arc<Backend>, worker: usize, until: Instant) -> bool {
         let outage = &backend.outage;
         outage.begin(&backend.admission, || {
-            let search = tokio::spawn(look_for(Arc::downgrade(backend), worker));
+            let (sought, kept) = (Arc::downgrade(backend), Arc::downgrade(backend));
+            let search = tokio::spawn(async move {
+                tokio::select! {
+                    () = look_for(sought, worker) => {}
+                    () = keep_time(kept) => {}
+                }
+            });
             Search(search.abort_handle())
         });
         let mut search = outage.search.subscribe();
@@ -110,6 +116,19 @@ async fn look_for(backend: Weak<Backend>, worker: usize) {
                 "the application is still away; requests are turned away until it is back"
             );
         }
+    }
+}
+
+/// Turns away whom the pause keeps no longer. Who came before it had set its timer by `max_wait`,
+/// and another configuration may hold for less.
+async fn keep_time(backend: Weak<Backend>) {
+    loop {
+        let Some(next) = backend.upgrade().map(|backend| backend.admission.turn_away_overdue())
+        else {
+            return;
+        };
+        let soon = Instant::now() + LOOK.1;
+        sleep_until(next.map_or(soon, |next| next.min(soon))).await;
     }
 }
 

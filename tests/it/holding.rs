@@ -171,6 +171,28 @@ async fn after_hold_requests_are_turned_away_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn who_came_before_the_outage_is_not_kept_longer_than_hold_either() {
+    let app = App::start().await;
+    let toml = "[upstream]\nmax_in_flight = 1\nhold = \"400ms\"\n[defaults]\nmax_wait = \"60s\"\n";
+    let tide = Tide::before(app.address, toml);
+    let mut first = ask(&tide, "/").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    let second = ask(&tide, "/").await;
+    tide.until_queued(1).await;
+    let mut third = ask(&tide, "/").await;
+    tide.until_queued(2).await;
+    drop(app);
+    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(first.response().await.status(), 200);
+    tide.until("the gate is paused", paused).await;
+    // Its slot comes back, and nobody else comes: the clock alone is left to end the wait.
+    drop(second);
+    let refused = third.response().await;
+    assert!(refused.field("proxy-status").unwrap().contains("upstream_down"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn a_body_is_kept_back_and_arrives_whole() {
     let away = Away::new();
     let tide =
