@@ -47,9 +47,11 @@ struct Limits {
 /// The time that a request with a slot has for an application that is away.
 struct Holding<'p> {
     plan: &'p Plan,
+    /// How long it has waited for its slot.
+    queued: Duration,
     /// Then its client waits no longer.
     deadline: Option<Instant>,
-    /// Since the first time that it was away.
+    /// As reckoned when it was first found away.
     until: Option<Instant>,
 }
 
@@ -78,7 +80,7 @@ pub(super) async fn attempts(
     let Outgoing { mut request, upload, upgrade } = outgoing;
     let backend = &plan.backend;
     let mut way = backend.way();
-    let mut holding = Holding { plan, deadline, until: None };
+    let mut holding = Holding { plan, queued: exchange.queue_wait(), deadline, until: None };
     let only = upgrade.map(|_| Protocol::Http1);
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
     let replayable = upload.is_none() && is_idempotent(request.method());
@@ -205,7 +207,7 @@ impl Holding<'_> {
     /// Waits for an application that took no connection until it is back, and says how long that
     /// was; `None`: it is not to be waited for, or was not back in time.
     async fn wait(&mut self, error: UpstreamError, worker: usize) -> Option<Duration> {
-        let hold = self.plan.hold();
+        let hold = self.plan.hold(self.queued);
         if hold.is_zero() || !error.is_away() {
             return None;
         }

@@ -32,8 +32,8 @@ pub(super) struct Plan {
     strict_paths: bool,
     /// What its requests say of themselves; `None`: nothing that matters (exempt).
     pub(super) marks: Option<Marks>,
-    /// Whether its requests wait for an application that is away.
-    held: bool,
+    /// The route's `max_wait`, if its requests wait for an application that is away.
+    held: Option<Duration>,
     /// Whether the gate learns from its requests.
     learns: bool,
     pub(super) response_timeout: Option<Duration>,
@@ -189,7 +189,9 @@ impl Plan {
             metrics,
             strict_paths: route.paths == config::Paths::Strict,
             marks: (route.admission == AdmissionMode::Queue).then(|| Marks::new(route)),
-            held: lane_limits(route, upstream).is_some_and(|lane| lane.enforce && lane.waits()),
+            held: lane_limits(route, upstream)
+                .filter(|lane| lane.enforce && lane.waits())
+                .map(|lane| lane.max_wait),
             learns,
             response_timeout: route.response_timeout,
             idle_body_timeout: route.idle_body_timeout,
@@ -213,9 +215,12 @@ impl Plan {
         self.lane.ok_or(Refusal::Denied)
     }
 
-    /// How long its requests wait for an application that is away; zero: not at all.
-    pub(super) fn hold(&self) -> Duration {
-        if self.held { self.backend.hold() } else { Duration::ZERO }
+    /// How long a request of it waits for an application that is away, if it has waited for so
+    /// long in the queue, perhaps for the application too; zero: not at all.
+    pub(super) fn hold(&self, waited: Duration) -> Duration {
+        let Some(max_wait) = self.held else { return Duration::ZERO };
+        let hold = self.backend.hold();
+        if hold.is_zero() { hold } else { hold.min((max_wait + hold).saturating_sub(waited)) }
     }
 
     /// Says how a request of the route went, if the gate learns from it.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::net::TcpSocket;
@@ -190,6 +190,29 @@ async fn who_came_before_the_outage_is_not_kept_longer_than_hold_either() {
     drop(second);
     let refused = third.response().await;
     assert!(refused.field("proxy-status").unwrap().contains("upstream_down"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_slot_does_not_make_a_wait_longer_than_max_wait_and_hold() {
+    let away = Away::new();
+    let address = away.address;
+    let toml = "[upstream]\nmax_in_flight = 1\nhold = \"3s\"\n[defaults]\nmax_wait = \"500ms\"\n";
+    let tide = Tide::before(address, toml);
+    let mut first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    let began = Instant::now();
+    second.stays_silent(Duration::from_millis(2_500)).await;
+    // It comes for one request, and is away again.
+    let app = away.comes();
+    let mut conn = app.accept().await;
+    conn.request().await;
+    drop(app);
+    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(first.response().await.status(), 200);
+    second.response().await.assert_own(502, "connection_refused");
+    let waited = began.elapsed();
+    assert!(waited < Duration::from_millis(4_800), "{waited:?}");
 }
 
 #[tokio::test]
