@@ -27,6 +27,8 @@ pub(super) struct Backend {
     /// How long requests wait for an application that is away, in milliseconds.
     hold: AtomicU64,
     pub(super) outage: Outage,
+    /// The configuration does not name it any more.
+    retired: AtomicBool,
     /// The last attempt to reach it succeeded.
     up: AtomicBool,
 }
@@ -74,6 +76,7 @@ impl Backend {
             way: ArcSwap::from_pointee(Way::new(upstream, connect, workers)),
             hold: AtomicU64::new(0),
             outage: Outage::none(),
+            retired: AtomicBool::new(false),
             up: AtomicBool::new(true),
         })
     }
@@ -90,12 +93,23 @@ impl Backend {
     /// Goes another way if the upstream lies elsewhere now. Connections of the old one end with
     /// their exchanges.
     pub(super) fn go(&self, upstream: &Upstream, connect: Box<dyn Connect>, workers: usize) {
+        self.retired.store(false, Ordering::Relaxed);
         if self.way.load().settings != WaySettings::of(upstream) {
             self.way.store(Arc::new(Way::new(upstream, connect, workers)));
             self.up.store(true, Ordering::Relaxed);
             // Who waits for the old one tries the new one.
             self.outage.end(&self.admission);
         }
+    }
+
+    /// The configuration does not name it any more: what waits in its gate goes on.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the configuration does not name it any more.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// The lanes that it has, as those of nobody: what waits in them goes on, and no slot is set

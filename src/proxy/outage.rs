@@ -109,7 +109,14 @@ async fn look_for(backend: Weak<Backend>, worker: usize) {
                 return backend.outage.end(&backend.admission);
             }
         }
-        if !given_up && began.elapsed() >= backend.hold() {
+        if began.elapsed() < backend.hold() {
+            continue;
+        }
+        if backend.is_retired() {
+            // Nobody comes any more, and nobody is left.
+            return backend.outage.end(&backend.admission);
+        }
+        if !given_up {
             given_up = true;
             tracing::warn!(
                 upstream = backend.name(),

@@ -101,6 +101,7 @@ pub(super) fn build(
     let mut backends: Vec<_> = gates.iter().map(|gate| Arc::clone(&gate.backend)).collect();
     for backend in &past.backends {
         if !backends.iter().any(|kept| Arc::ptr_eq(kept, backend)) {
+            backend.retire();
             backends.push(Arc::clone(backend));
         }
     }

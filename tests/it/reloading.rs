@@ -450,6 +450,32 @@ async fn what_waits_for_an_application_follows_the_configuration() {
     assert!(!paused(&tide.at_rest().await));
 }
 
+#[tokio::test]
+async fn nobody_looks_for_an_application_that_is_no_more() {
+    let away = tokio::net::TcpSocket::new_v4().unwrap();
+    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let old = away.local_addr().unwrap();
+    let app = App::start().await;
+    let upstream = |name: &str, address| {
+        format!("[upstreams.{name}]\nurl = \"http://{address}\"\nhold = \"500ms\"\n")
+    };
+    let file = File::new(&upstream("old", old));
+    let tide = start(&file);
+    let mut first = ask(&tide, "/1").await;
+    let paused = |m: &Metrics| m.sum("tidegate_upstream_paused", &[]) == 1.0;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    file.write(&upstream("new", app.address));
+    tide.sidecar.reload().await.unwrap();
+    // Who waits for it is told as ever.
+    first.response().await.assert_own(502, "connection_refused");
+    assert_eq!(second.response().await.status(), 503);
+    tide.until("the search has ended", |m| !paused(m)).await;
+    let old = App { listener: away.listen(1).unwrap(), address: old };
+    old.stays_alone(Duration::from_millis(500)).await;
+}
+
 /// As Kubernetes mounts a ConfigMap: the file is a link through `..data`, and that is what changes.
 #[tokio::test]
 async fn a_directory_that_is_swapped_behind_a_link_is_seen() {
