@@ -86,6 +86,7 @@ pub(super) async fn attempts(
     let replayable = upload.is_none() && is_idempotent(request.method());
     let mut retried = false;
     for stale in 0.. {
+        let asked = Instant::now();
         let leased = if stale < MAX_STALE && !retried {
             way.pool.lease(shard, only, permit).await
         } else {
@@ -104,6 +105,7 @@ pub(super) async fn attempts(
                 continue;
             }
         };
+        let fresh = !lease.reused();
         shape(&mut request, lease.protocol(), way.scheme);
         // A fresh connection of HTTP/2 may be closed, or a stream refused, before a request is
         // looked at; one of HTTP/1.1 has nothing to say yet.
@@ -112,6 +114,9 @@ pub(super) async fn attempts(
         match attempt(lease, request, &upload, plan, copy.is_some(), limits).await {
             Ok(answered) => {
                 backend.note(Ok(()));
+                if fresh {
+                    backend.outage.got_through(&backend.admission, asked);
+                }
                 return Ok(answered);
             }
             Err(Failure::Unsent(unsent, back)) if stale <= MAX_STALE => {

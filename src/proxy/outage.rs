@@ -28,7 +28,10 @@ pub(super) struct Outage {
 
 /// The search for an application that is away; dropped, it ends.
 #[derive(Debug)]
-struct Search(AbortHandle);
+struct Search {
+    began: Instant,
+    task: AbortHandle,
+}
 
 // === impl Outage ===
 
@@ -53,11 +56,21 @@ impl Outage {
                     () = keep_time(kept) => {}
                 }
             });
-            Search(search.abort_handle())
+            Search { began: Instant::now(), task: search.abort_handle() }
         });
         let mut search = outage.search.subscribe();
         let back = search.wait_for(Option::is_none);
         timeout_at(until, back).await.is_ok_and(|back| back.is_ok())
+    }
+
+    /// The application has answered over a connection that was asked for at `asked`: if that was
+    /// after it had been found away, it is back. The search alone might not find out, where that
+    /// connection is the last that there may be.
+    pub(super) fn got_through(&self, admission: &Admission, asked: Instant) {
+        let is_over = |search: &Search| search.began < asked;
+        if self.search.borrow().as_ref().is_some_and(is_over) {
+            self.end(admission);
+        }
     }
 
     /// The application is back, or nobody is to wait for it any more.
@@ -143,7 +156,7 @@ async fn keep_time(backend: Weak<Backend>) {
 
 impl Drop for Search {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

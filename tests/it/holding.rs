@@ -298,6 +298,30 @@ async fn a_deadline_of_the_client_ends_the_wait() {
 }
 
 #[tokio::test]
+async fn who_gets_through_ends_the_search_that_finds_no_connection_left() {
+    let away = Away::new();
+    let tide = Tide::before(
+        away.address,
+        &format!(
+            "{HELD}max_connections = 1\nidle_timeout = \"60s\"\n\
+             [[route]]\nname = \"now\"\nmatch = {{ path = \"/now\" }}\nmax_queue = 0\n"
+        ),
+    );
+    let first = ask(&tide, "/").await;
+    tide.until("the gate is paused", paused).await;
+    drop(first);
+    tide.until("the client has left", |m| m.sum("tidegate_in_flight", &[]) == 0.0).await;
+    // Long enough for the search to take its time from one look to the next.
+    let mut waits = ask(&tide, "/").await;
+    waits.stays_silent(Duration::from_millis(600)).await;
+    let app = away.comes();
+    let mut now = ask(&tide, "/now").await;
+    answer(&app, 2).await;
+    assert_eq!(now.response().await.status(), 200);
+    assert_eq!(waits.response().await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_restart_under_load_loses_nothing() {
     let away = Away::new();
     let address = away.address;
