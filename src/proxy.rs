@@ -81,7 +81,7 @@ use interim::Opened;
 use lag::Lag;
 use patience::Patience;
 use plan::{Plan, route_reading};
-use prepare::prepare;
+use prepare::{prepare, shorten};
 use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
@@ -198,9 +198,9 @@ impl Proxy {
         };
         let opened = client.interims.open(request.version()).await;
         let interim = opened.as_ref().map(Opened::interim);
-        let mut outgoing = prepare(&self, plan, &client, request, target, interim);
+        let mut outgoing = prepare(&self, plan, &client, request, target, interim, patience);
         let waited = exchange.queue_wait();
-        outgoing.shorten(plan, patience, waited);
+        shorten(&mut outgoing.request, plan, patience, waited);
         let deadline =
             patience.remaining().map(|left| Instant::now() + left.saturating_sub(waited));
         if let Some(lasts) = patience.lasts() {

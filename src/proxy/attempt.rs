@@ -16,7 +16,7 @@ use super::finish::{Finish, spawn_whole};
 use super::outage::Outage;
 use super::outcome;
 use super::plan::Plan;
-use super::prepare::{Outgoing, no_body, shape};
+use super::prepare::{Outgoing, no_body, shape, shorten};
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
@@ -77,7 +77,7 @@ pub(super) async fn attempts(
     mut permit: Permit,
     deadline: Option<Instant>,
 ) -> Result<(Response<Incoming>, Lease<Permit>), UpstreamError> {
-    let Outgoing { mut request, upload, upgrade } = outgoing;
+    let Outgoing { mut request, upload, upgrade, patience } = outgoing;
     let backend = &plan.backend;
     let mut way = backend.way();
     let mut holding = Holding { plan, queued: exchange.queue_wait(), deadline, until: None };
@@ -101,6 +101,7 @@ pub(super) async fn attempts(
                     return Err(error);
                 };
                 exchange.held(waited);
+                shorten(&mut request, plan, patience, exchange.queue_wait());
                 (permit, way) = (back, backend.way());
                 continue;
             }

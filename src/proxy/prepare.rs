@@ -32,6 +32,8 @@ pub(super) struct Outgoing {
     pub(super) upload: Option<Arc<Upload>>,
     /// The protocols that the client offers to go over to.
     pub(super) upgrade: Option<HeaderValue>,
+    /// How long its client waits.
+    pub(super) patience: Patience,
 }
 
 /// Makes a request fit for the application.
@@ -42,6 +44,7 @@ pub(super) fn prepare(
     request: Request<Incoming>,
     target: Target,
     interim: Option<Interim>,
+    patience: Patience,
 ) -> Outgoing {
     let way = plan.backend.way();
     let (mut parts, body) = request.into_parts();
@@ -79,7 +82,7 @@ pub(super) fn prepare(
             (_, None) => {}
         });
     }
-    Outgoing { request: Box::new(request), upload, upgrade }
+    Outgoing { request: Box::new(request), upload, upgrade, patience }
 }
 
 /// The head of a request as the application gets it, but for what depends on its body. `authority`:
@@ -108,13 +111,17 @@ impl Outgoing {
             upload.ends_at(end);
         }
     }
+}
 
-    /// Takes the wait for a slot off the time that the application is told to have.
-    pub(super) fn shorten(&mut self, plan: &Plan, patience: Patience, waited: Duration) {
-        if let Some(marks) = &plan.marks {
-            let named = marks.deadline_header.as_ref();
-            patience.forward(self.request.headers_mut(), named, waited);
-        }
+/// Takes the whole wait so far off the time that the application is told to have.
+pub(super) fn shorten(
+    request: &mut Request<RequestBody>,
+    plan: &Plan,
+    patience: Patience,
+    waited: Duration,
+) {
+    if let Some(marks) = &plan.marks {
+        patience.forward(request.headers_mut(), marks.deadline_header.as_ref(), waited);
     }
 }
 

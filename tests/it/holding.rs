@@ -298,6 +298,22 @@ async fn a_deadline_of_the_client_ends_the_wait() {
 }
 
 #[tokio::test]
+async fn the_application_is_told_how_long_its_client_still_waits() {
+    let away = Away::new();
+    let toml = format!("{HELD}[defaults]\ndeadline_header = \"X-Deadline\"\n");
+    let tide = Tide::before(away.address, &toml);
+    let mut client = tide.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nX-Deadline: 60000\r\n\r\n").await;
+    tide.until("the gate is paused", paused).await;
+    client.stays_silent(Duration::from_millis(500)).await;
+    let app = away.comes();
+    let (_conn, request) = app.serve("ok").await;
+    let left: u32 = request.field("x-deadline").unwrap().parse().unwrap();
+    assert!((30_000..=59_500).contains(&left), "{left}");
+    assert_eq!(client.response().await.status(), 200);
+}
+
+#[tokio::test]
 async fn who_gets_through_ends_the_search_that_finds_no_connection_left() {
     let away = Away::new();
     let tide = Tide::before(
