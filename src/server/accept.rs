@@ -10,10 +10,10 @@ use tokio::io::Interest;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Context;
 use super::listener::Acceptor;
 use super::registry::Place;
 use super::worker::Worker;
+use super::{BACKLOG, Context};
 use crate::net::Socket;
 use crate::proxy::TOO_MANY_CONNECTIONS;
 
@@ -71,9 +71,11 @@ async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Takes in everybody who has connected already.
+/// Takes in everybody who has connected already: no more than the kernel lets wait, however fast
+/// others come.
 fn receive_waiting(listener: &Acceptor, mut receive: impl FnMut(Socket, SocketAddr)) {
-    loop {
+    // It lets one more wait than it was told.
+    for _ in 0..=BACKLOG {
         match listener.accept_now() {
             Ok((stream, peer)) => receive(stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
