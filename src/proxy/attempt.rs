@@ -51,8 +51,8 @@ struct Holding<'p> {
     queued: Duration,
     /// Then its client waits no longer.
     deadline: Option<Instant>,
-    /// As reckoned when it was first found away.
-    until: Option<Instant>,
+    /// When it was first found away.
+    since: Option<Instant>,
 }
 
 const IN_FLIGHT: &str = "a request in flight has not ended";
@@ -80,7 +80,7 @@ pub(super) async fn attempts(
     let Outgoing { mut request, upload, upgrade, patience } = outgoing;
     let backend = &plan.backend;
     let mut way = backend.way();
-    let mut holding = Holding { plan, queued: exchange.queue_wait(), deadline, until: None };
+    let mut holding = Holding { plan, queued: exchange.queue_wait(), deadline, since: None };
     let only = upgrade.map(|_| Protocol::Http1);
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
     let replayable = upload.is_none() && is_idempotent(request.method());
@@ -213,14 +213,16 @@ impl Holding<'_> {
     /// Waits for an application that took no connection until it is back, and says how long that
     /// was; `None`: it is not to be waited for, or was not back in time.
     async fn wait(&mut self, error: UpstreamError, worker: usize) -> Option<Duration> {
-        let hold = self.plan.hold(self.queued);
-        if hold.is_zero() || !error.is_away() {
+        if !error.is_away() {
             return None;
         }
         let now = Instant::now();
-        let until = *self.until.get_or_insert(now + hold);
-        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
-        let back = now < until && Outage::wait(&self.plan.backend, worker, until).await;
+        let since = *self.since.get_or_insert(now);
+        let until = || {
+            let held = since + self.plan.hold(self.queued);
+            self.deadline.map_or(held, |deadline| held.min(deadline))
+        };
+        let back = now < until() && Outage::wait(&self.plan.backend, worker, until).await;
         back.then(|| now.elapsed())
     }
 }

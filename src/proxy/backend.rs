@@ -122,10 +122,12 @@ impl Backend {
     /// Changes the gate in place.
     pub(super) fn reconfigure(&self, limits: &Limits) {
         let hold = u64::try_from(limits.hold.as_millis()).unwrap_or(u64::MAX);
-        self.hold.store(hold, Ordering::Relaxed);
+        let before = self.hold.swap(hold, Ordering::Relaxed);
         if hold == 0 {
             // Before the gate hears of it: who waits is not turned away, but finds out by itself.
             self.outage.end(&self.admission);
+        } else if hold != before {
+            self.outage.reconsider();
         }
         self.admission.reconfigure(limits);
         let mut lanes = self.lanes.lock().expect("nothing panics while it holds the lock");

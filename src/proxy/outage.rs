@@ -41,12 +41,17 @@ impl Outage {
     }
 
     /// Waits until the application is back, which has just been found away; `false`: it is not by
-    /// `until`. A connection will be looked for on `worker`.
+    /// `until`, which is asked again where [`Outage::reconsider`] says so. A connection will be
+    /// looked for on `worker`.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future ends the wait, and not the outage.
-    pub(super) async fn wait(backend: &Arc<Backend>, worker: usize, until: Instant) -> bool {
+    pub(super) async fn wait(
+        backend: &Arc<Backend>,
+        worker: usize,
+        until: impl Fn() -> Instant,
+    ) -> bool {
         let outage = &backend.outage;
         outage.begin(&backend.admission, || {
             let (sought, kept) = (Arc::downgrade(backend), Arc::downgrade(backend));
@@ -59,8 +64,17 @@ impl Outage {
             Search { began: Instant::now(), task: search.abort_handle() }
         });
         let mut search = outage.search.subscribe();
-        let back = search.wait_for(Option::is_none);
-        timeout_at(until, back).await.is_ok_and(|back| back.is_ok())
+        while search.borrow_and_update().is_some() {
+            if !timeout_at(until(), search.changed()).await.is_ok_and(|changed| changed.is_ok()) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Another configuration holds for longer, or not for as long.
+    pub(super) fn reconsider(&self) {
+        self.search.send_modify(|_| {});
     }
 
     /// The application has answered over a connection that was asked for at `asked`: if that was

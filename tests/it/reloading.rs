@@ -448,6 +448,17 @@ async fn what_waits_for_an_application_follows_the_configuration() {
         client.response().await.assert_own(502, "connection_refused");
     }
     assert!(!paused(&tide.at_rest().await));
+    // Not as long any more: that holds for who waits.
+    file.write(&upstream(nobody, "60s"));
+    tide.sidecar.reload().await.unwrap();
+    let mut first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    file.write(&upstream(nobody, "200ms"));
+    tide.sidecar.reload().await.unwrap();
+    first.response().await.assert_own(502, "connection_refused");
+    assert_eq!(second.response().await.status(), 503);
 }
 
 #[tokio::test]
