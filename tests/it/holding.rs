@@ -10,6 +10,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::support::http2::H2App;
 use crate::support::{App, Metrics, Process, Tide, Wire, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -335,6 +336,30 @@ async fn who_gets_through_ends_the_search_that_finds_no_connection_left() {
     answer(&app, 2).await;
     assert_eq!(now.response().await.status(), 200);
     assert_eq!(waits.response().await.status(), 200);
+}
+
+#[tokio::test]
+async fn an_application_of_http2_is_waited_for_as_well() {
+    let away = Away::new();
+    let toml = "[upstream]\nmax_in_flight = 8\nhold = \"60s\"\n";
+    let tide = Tide::between("127.0.0.1:0", &format!("h2c://{}", away.address), toml);
+    let mut clients = Vec::new();
+    for index in 0..20 {
+        clients.push(ask(&tide, &format!("/{index}")).await);
+    }
+    tide.until("all of them are there", |m| {
+        m.sum("tidegate_queue_depth", &[]) + m.sum("tidegate_in_flight", &[]) == 20.0
+    })
+    .await;
+    // It takes fewer at once over a connection than there are slots.
+    let app = H2App::on(away.comes().listener, 2);
+    for _ in 0..20 {
+        app.call().await.answer("ok");
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().await.status(), 200);
+    }
+    tide.at_rest().await.assert_conserved();
 }
 
 #[tokio::test]

@@ -118,6 +118,10 @@ impl H2App {
 
     pub async fn with_streams(max_streams: u32) -> H2App {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port 0 is free");
+        H2App::on(listener, max_streams)
+    }
+
+    pub fn on(listener: TcpListener, max_streams: u32) -> H2App {
         let address = listener.local_addr().expect("bound");
         let (told, calls) = unbounded_channel();
         let leave = Arc::new(Notify::new());
