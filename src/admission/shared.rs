@@ -98,7 +98,7 @@ impl Admission {
         lock(&self.gate).snapshot(self.clock.now())
     }
 
-    /// Time has passed: turns away whose time is up. When there is something to do next.
+    /// Time has passed: turns away whose time is up. Says when there is something to do next.
     pub(super) fn expire(&self) -> Option<Time> {
         self.with(|gate, now| {
             gate.expire(now);
@@ -155,8 +155,8 @@ impl Place {
         }
     }
 
-    /// Time has passed: turns away whose time is up. Until when this place waits; `None`: it does
-    /// not wait any more.
+    /// Time has passed: turns away whose time is up. Says until when this place waits; `None`: it
+    /// does not wait any more.
     pub(super) fn expire(&self) -> Option<Time> {
         let ticket = self.ticket.as_ref()?;
         self.admission.with(|gate, now| {

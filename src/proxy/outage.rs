@@ -126,7 +126,9 @@ async fn look_for(backend: Weak<Backend>, worker: usize) {
         sleep(pause).await;
         pause = (pause * 2).min(LOOK.1);
         let Some(backend) = backend.upgrade() else { return };
-        match backend.way().pool.open_spare(worker).await {
+        // With a slot, and usually on this worker.
+        let somebody_waits = backend.outage.search.receiver_count() > 0;
+        match backend.way().pool.open_spare(worker, somebody_waits).await {
             Err(error) if error.is_away() || error.is_shortage() => {}
             // That it does not speak as it should is for the requests to tell.
             Ok(()) | Err(_) => {

@@ -149,18 +149,21 @@ impl<H: Send + 'static> Pool<H> {
         }
     }
 
-    /// Opens a connection for whoever comes next: to see whether the application takes any.
+    /// Opens a connection to see whether the application takes any. `wanted`: somebody on this
+    /// worker is about to use it. Where nobody is it does not stay, since an application that
+    /// serves one connection at a time would wait for a request on it, and serve nobody.
     ///
     /// # Errors
     ///
     /// Why none could be had.
-    pub async fn open_spare(&self, shard: usize) -> Result<(), UpstreamError> {
+    pub async fn open_spare(&self, shard: usize, wanted: bool) -> Result<(), UpstreamError> {
         let shard = shard % self.shards.len();
         let token = Token::take(&self.count, self.limits.max_connections);
         let token = token.ok_or(UpstreamError::ConnectionLimitReached)?;
         let opened = timeout(self.limits.connect_timeout, self.open_one(shard, None, token)).await;
         // A stream leaves its connection behind.
-        if let Carrier::Whole(idle) = opened.map_err(|_| UpstreamError::ConnectionTimeout)?? {
+        let carrier = opened.map_err(|_| UpstreamError::ConnectionTimeout)??;
+        if let (Carrier::Whole(idle), true) = (carrier, wanted) {
             self.put_back(shard, idle);
         }
         Ok(())

@@ -363,6 +363,34 @@ async fn an_application_of_http2_is_waited_for_as_well() {
 }
 
 #[tokio::test]
+async fn an_application_that_serves_one_connection_at_a_time_is_not_kept_busy_by_the_search() {
+    let away = Away::new();
+    let toml = format!("{HELD}idle_timeout = \"60s\"\n[server]\nworkers = 2\n");
+    let tide = Tide::before(away.address, &toml);
+    let first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    // The search goes on at the worker of who began it.
+    drop(first);
+    tide.until("the client has left", |m| m.sum("tidegate_in_flight", &[]) == 0.0).await;
+    let app = away.comes();
+    let serves = async {
+        loop {
+            let mut wire = app.accept().await;
+            if wire.try_request().await.is_some() {
+                wire.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    .await;
+            }
+        }
+    };
+    tokio::select! {
+        answer = second.response() => assert_eq!(answer.status(), 200),
+        () = serves => unreachable!("it serves for ever"),
+    }
+}
+
+#[tokio::test]
 async fn a_restart_under_load_loses_nothing() {
     let away = Away::new();
     let address = away.address;
