@@ -268,8 +268,8 @@ impl Gate {
     }
 
     /// Whether a queue of this lane stands that fails somebody and has not been empty since then;
-    /// or, where it does, whether a flow in it stands. A pause says nothing about the load:
-    /// time counts from when the lane has recovered.
+    /// or, where it does, whether a flow in it stands. A pause says nothing about the load: time
+    /// counts from when the lane has recovered.
     fn stands(&self, here: &Lane, since: Option<Time>) -> bool {
         let (Some(since), Some(after)) = (since, here.limits.standing_after) else {
             return false;

@@ -85,7 +85,8 @@ pub(super) async fn attempts(
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
     let replayable = upload.is_none() && is_idempotent(request.method());
     let mut retried = false;
-    for stale in 0.. {
+    let mut stale = 0;
+    loop {
         let asked = Instant::now();
         let leased = if stale < MAX_STALE && !retried {
             way.pool.lease(shard, only, permit).await
@@ -122,17 +123,17 @@ pub(super) async fn attempts(
             }
             Err(Failure::Unsent(unsent, back)) if stale <= MAX_STALE => {
                 (request, permit) = (unsent, back);
+                stale += 1;
             }
-            Err(Failure::Unsent(..)) => break,
+            Err(Failure::Unsent(..)) => return Err(UpstreamError::ConnectionTerminated),
             Err(Failure::Lost(back)) => {
-                let Some(copy) = copy else { break };
+                let Some(copy) = copy else { return Err(UpstreamError::ConnectionTerminated) };
                 exchange.retried();
                 (request, permit, retried) = (copy, back, true);
             }
             Err(Failure::Final(error)) => return Err(error),
         }
     }
-    Err(UpstreamError::ConnectionTerminated)
 }
 
 async fn attempt(

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backend::Backend;
 use crate::admission::Admission;
-use crate::upstream::UpstreamError;
 
 /// From one look to the next, at first and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
@@ -173,26 +172,5 @@ async fn keep_time(backend: Weak<Backend>) {
 impl Drop for Search {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-// === impl UpstreamError ===
-
-impl UpstreamError {
-    /// Whether the application takes no connections at present. One that was stopped may have no
-    /// address, or an address at which nobody answers.
-    pub(super) fn is_away(self) -> bool {
-        matches!(
-            self,
-            UpstreamError::ConnectionRefused
-                | UpstreamError::DnsError
-                | UpstreamError::DestinationIpUnroutable
-                | UpstreamError::ConnectionTimeout
-        )
-    }
-
-    /// Whether it is a shortage of our own, which says nothing of the application.
-    pub(super) fn is_shortage(self) -> bool {
-        matches!(self, UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError)
     }
 }

@@ -131,3 +131,27 @@ fn refuse(stream: Socket, refusals: &Arc<Semaphore>) {
         let _ = timeout(Duration::from_secs(1), read_what_came).await;
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::super::listener::Listener;
+    use super::*;
+    use crate::config::Listen;
+
+    #[tokio::test]
+    async fn a_drain_takes_in_no_more_than_can_have_been_waiting() {
+        let listener = Listener::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = listener.address().unwrap().unwrap();
+        let acceptor = Acceptor::new(listener).unwrap();
+        let (mut clients, mut received) = (vec![TcpStream::connect(address).unwrap()], 0);
+        receive_waiting(&acceptor, |_, _| {
+            received += 1;
+            assert!(received <= 2 * BACKLOG, "it never ends");
+            // As fast as they are taken in.
+            clients = vec![TcpStream::connect(address).unwrap()];
+        });
+        assert_eq!(received, BACKLOG + 1);
+    }
+}

@@ -80,6 +80,25 @@ impl UpstreamError {
         UpstreamError::TOKENS[self as usize]
     }
 
+    /// Whether the application takes no connections at present. One that was stopped may have no
+    /// address, or an address at which nobody answers.
+    #[must_use]
+    pub fn is_away(self) -> bool {
+        matches!(
+            self,
+            UpstreamError::ConnectionRefused
+                | UpstreamError::DnsError
+                | UpstreamError::DestinationIpUnroutable
+                | UpstreamError::ConnectionTimeout
+        )
+    }
+
+    /// Whether it is a shortage of our own, which says nothing of the application.
+    #[must_use]
+    pub fn is_shortage(self) -> bool {
+        matches!(self, UpstreamError::ConnectionLimitReached | UpstreamError::ProxyInternalError)
+    }
+
     /// Why a connection could not be opened.
     pub(super) fn connecting(error: &io::Error) -> UpstreamError {
         match error.kind() {

@@ -1,44 +1,18 @@
 //! `hold`: an application that takes no connections for a while, such as during its restart.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::net::TcpSocket;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::http2::H2App;
-use crate::support::{App, Metrics, Process, Tide, Wire, soon};
+use crate::support::{App, Away, Metrics, Process, Tide, Wire, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const HELD: &str = "[upstream]\nmax_in_flight = 1\nhold = \"60s\"\n";
-
-/// An address that refuses connections until somebody listens there.
-struct Away {
-    socket: TcpSocket,
-    address: SocketAddr,
-}
-
-impl Away {
-    fn new() -> Away {
-        Away::at("127.0.0.1:0".parse().unwrap())
-    }
-
-    fn at(address: SocketAddr) -> Away {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(address).unwrap();
-        let address = socket.local_addr().unwrap();
-        Away { socket, address }
-    }
-
-    fn comes(self) -> App {
-        App { listener: self.socket.listen(1_024).unwrap(), address: self.address }
-    }
-}
 
 /// An application that stops as one should: it takes nobody any more, answers what it has, and
 /// closes.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate::config::{self, Format, Loaded, Overrides};
 use tidegate::sidecar::{Sidecar, Source};
 
-use crate::support::{App, Echo, Metrics, Process, Tide, Wire, soon};
+use crate::support::{App, Away, Echo, Metrics, Process, Tide, Wire, soon};
 
 /// A file that is written in the test.
 #[derive(Clone)]
@@ -243,8 +243,8 @@ async fn an_upstream_may_move() {
 
 #[tokio::test]
 async fn listeners_open_and_close() {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("reloading");
-    let _ = fs::remove_dir_all(&directory);
+    let directory =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reloading-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
     let app = Echo::start(Duration::ZERO).await;
     let path = |name: &str| directory.join(name);
@@ -287,6 +287,7 @@ async fn listeners_open_and_close() {
     let why = sidecar.reload().await.unwrap_err();
     assert!(why.contains("cannot listen"), "{why}");
     tokio::net::UnixStream::connect(path("b")).await.unwrap();
+    fs::remove_dir_all(&directory).unwrap();
 }
 
 #[tokio::test]
@@ -408,24 +409,32 @@ async fn a_file_that_changes_is_loaded_and_commands_do_it_at_once() {
     assert!(process.exit().await.success());
 }
 
+fn paused(metrics: &Metrics) -> bool {
+    metrics.sum("tidegate_upstream_paused", &[]) == 1.0
+}
+
+/// One that waits for an application that is away with the only slot, and one without.
+async fn held(tide: &Tide) -> [Wire; 2] {
+    let first = ask(tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let second = ask(tide, "/2").await;
+    tide.until_queued(1).await;
+    [first, second]
+}
+
 #[tokio::test]
 async fn what_waits_for_an_application_follows_the_configuration() {
-    let refusing = tokio::net::TcpSocket::new_v4().unwrap();
-    refusing.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let nobody = refusing.local_addr().unwrap();
+    let away = Away::new();
+    let nobody = away.address;
     let app = App::start().await;
     let upstream = |address, hold: &str| {
         let url = format!("[upstream]\nurl = \"http://{address}\"\nmax_in_flight = 1\n");
         format!("[server]\nworkers = 1\n{url}hold = \"{hold}\"\n")
     };
-    let paused = |m: &Metrics| m.sum("tidegate_upstream_paused", &[]) == 1.0;
     let file = File::new(&upstream(nobody, "60s"));
     let tide = start(&file);
     // It lies elsewhere now: who waits goes there.
-    let mut first = ask(&tide, "/1").await;
-    tide.until("the gate is paused", paused).await;
-    let mut second = ask(&tide, "/2").await;
-    tide.until_queued(1).await;
+    let [mut first, mut second] = held(&tide).await;
     file.write(&upstream(app.address, "60s"));
     tide.sidecar.reload().await.unwrap();
     let (mut conn, request) = app.serve("1").await;
@@ -438,10 +447,7 @@ async fn what_waits_for_an_application_follows_the_configuration() {
     // Nobody is to wait any more: who waits tries, and is told.
     file.write(&upstream(nobody, "60s"));
     tide.sidecar.reload().await.unwrap();
-    let mut first = ask(&tide, "/1").await;
-    tide.until("the gate is paused", paused).await;
-    let mut second = ask(&tide, "/2").await;
-    tide.until_queued(1).await;
+    let [mut first, mut second] = held(&tide).await;
     file.write(&upstream(nobody, "0s"));
     tide.sidecar.reload().await.unwrap();
     for client in [&mut first, &mut second] {
@@ -451,10 +457,7 @@ async fn what_waits_for_an_application_follows_the_configuration() {
     // Not as long any more: that holds for who waits.
     file.write(&upstream(nobody, "60s"));
     tide.sidecar.reload().await.unwrap();
-    let mut first = ask(&tide, "/1").await;
-    tide.until("the gate is paused", paused).await;
-    let mut second = ask(&tide, "/2").await;
-    tide.until_queued(1).await;
+    let [mut first, mut second] = held(&tide).await;
     file.write(&upstream(nobody, "200ms"));
     tide.sidecar.reload().await.unwrap();
     first.response().await.assert_own(502, "connection_refused");
@@ -463,28 +466,21 @@ async fn what_waits_for_an_application_follows_the_configuration() {
 
 #[tokio::test]
 async fn nobody_looks_for_an_application_that_is_no_more() {
-    let away = tokio::net::TcpSocket::new_v4().unwrap();
-    away.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let old = away.local_addr().unwrap();
+    let away = Away::new();
     let app = App::start().await;
     let upstream = |name: &str, address| {
         format!("[upstreams.{name}]\nurl = \"http://{address}\"\nhold = \"500ms\"\n")
     };
-    let file = File::new(&upstream("old", old));
+    let file = File::new(&upstream("old", away.address));
     let tide = start(&file);
-    let mut first = ask(&tide, "/1").await;
-    let paused = |m: &Metrics| m.sum("tidegate_upstream_paused", &[]) == 1.0;
-    tide.until("the gate is paused", paused).await;
-    let mut second = ask(&tide, "/2").await;
-    tide.until_queued(1).await;
+    let [mut first, mut second] = held(&tide).await;
     file.write(&upstream("new", app.address));
     tide.sidecar.reload().await.unwrap();
     // Who waits for it is told as ever.
     first.response().await.assert_own(502, "connection_refused");
     assert_eq!(second.response().await.status(), 503);
     tide.until("the search has ended", |m| !paused(m)).await;
-    let old = App { listener: away.listen(1).unwrap(), address: old };
-    old.stays_alone(Duration::from_millis(500)).await;
+    away.comes().stays_alone(Duration::from_millis(500)).await;
 }
 
 /// As Kubernetes mounts a ConfigMap: the file is a link through `..data`, and that is what changes.

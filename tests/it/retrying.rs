@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::{App, Message, Tide, Wire};
+use crate::support::{App, Away, Message, Tide, Wire};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -167,10 +167,7 @@ async fn an_application_that_restarts_is_found_again() {
     client.get("/").await.assert_own(502, "connection_refused");
     let metrics = tide.until("down", |m| m.sum("tidegate_upstream_up", &[]) == 0.0).await;
     assert_eq!(metrics.errors("connection_refused"), 1.0);
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(address).unwrap();
-    let app = App { listener: socket.listen(16).unwrap(), address };
+    let app = Away::at(address).comes();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     let (_conn, _) = app.serve("back").await;
     assert_eq!(client.response().await.text(), "back");

@@ -23,7 +23,7 @@ use tidegate::config::{self, Overrides, Upstream};
 use tidegate::sidecar::{Sidecar, connector};
 use tidegate::upstream::Connect;
 
-pub use app::{App, Echo};
+pub use app::{App, Away, Echo};
 pub use metrics::Metrics;
 pub use process::{Process, command, exit_of};
 pub use programs::{Running, free_port, listens, output, printed, scratch, start};

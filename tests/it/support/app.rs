@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use socket2::{SockRef, Socket};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
 
@@ -36,6 +36,33 @@ pub struct Counts {
     /// The most requests at once. One whose connection has been closed from the other side is none,
     /// whether its task has noticed or not.
     pub most: AtomicUsize,
+}
+
+/// An address that refuses connections until somebody listens there.
+pub struct Away {
+    socket: TcpSocket,
+    pub address: SocketAddr,
+}
+
+// === impl Away ===
+
+impl Away {
+    pub fn new() -> Away {
+        Away::at("127.0.0.1:0".parse().expect("an address"))
+    }
+
+    /// At an address where somebody was before.
+    pub fn at(address: SocketAddr) -> Away {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("a socket that is not bound");
+        socket.bind(address).expect("nobody is there");
+        let address = socket.local_addr().expect("bound");
+        Away { socket, address }
+    }
+
+    pub fn comes(self) -> App {
+        App { listener: self.socket.listen(1_024).expect("bound"), address: self.address }
+    }
 }
 
 // === impl App ===
