@@ -11,11 +11,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::support::certificates::Certificates;
-use crate::support::{App, Echo, Tide, Wire, soon};
+use crate::support::{App, Echo, Tide, Wire, acceptor, soon};
 
 const ASK: &str = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
@@ -342,14 +342,7 @@ async fn an_application_of_tls_chooses_its_protocol() {
     let certificates = Certificates::new();
     let pair = certificates.pair("app", &["localhost"], 2099);
     for h2 in [false, true] {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let cert = CertificateDer::from_pem_file(&pair.0).unwrap();
-        let key = PrivateKeyDer::from_pem_file(&pair.1).unwrap();
-        let mut config = builder.with_single_cert(vec![cert], key).unwrap();
-        config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor(&pair, if h2 { b"h2" } else { b"http/1.1" });
         let app = App::start().await;
         let url = format!("https://localhost:{}", app.address.port());
         let trust = format!("[upstream.tls]\nca = {:?}\n", certificates.ca());

@@ -1,15 +1,21 @@
 //! `hold`: an application that takes no connections for a while, such as during its restart.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method};
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::support::http2::H2App;
-use crate::support::{App, Away, Metrics, Process, Tide, Wire, soon};
+use crate::support::certificates::Certificates;
+use crate::support::http2::{H2App, H2Client, request, rest};
+use crate::support::{App, Away, Echo, Metrics, Process, Tide, Wire, acceptor, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const HELD: &str = "[upstream]\nmax_in_flight = 1\nhold = \"60s\"\n";
@@ -333,6 +339,109 @@ async fn an_application_of_http2_is_waited_for_as_well() {
     for client in &mut clients {
         assert_eq!(client.response().await.status(), 200);
     }
+    tide.at_rest().await.assert_conserved();
+}
+
+#[tokio::test]
+async fn a_call_whose_messages_go_on_is_kept_back_whole() {
+    let away = Away::new();
+    let toml = "[upstream]\nmax_in_flight = 1\nhold = \"60s\"\n";
+    let tide = Tide::between("127.0.0.1:0", &format!("h2c://{}", away.address), toml);
+    let mut client = H2Client::connect(tide.address).await;
+    let mut head = request(Method::POST, "/chat");
+    head.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let (response, mut up) = client.send(head, false).await;
+    up.send_data(Bytes::from_static(b"before"), false).unwrap();
+    tide.until("the gate is paused", paused).await;
+    up.send_data(Bytes::from_static(b"meanwhile"), false).unwrap();
+    let app = H2App::on(away.comes().listener, 100);
+    let mut call = app.call().await;
+    let mut heard = Vec::new();
+    while heard.len() < b"beforemeanwhile".len() {
+        heard.extend(soon("a message", call.request.body_mut().data()).await.unwrap().unwrap());
+    }
+    assert_eq!(heard, b"beforemeanwhile");
+    let mut down = call.begin(false);
+    let mut answers = soon("the head", response).await.unwrap().into_body();
+    up.send_data(Bytes::from_static(b"after"), true).unwrap();
+    assert_eq!(rest(call.request.body_mut()).await.unwrap().0, b"after");
+    down.send_data(Bytes::from_static(b"pong"), false).unwrap();
+    let status = HeaderMap::from_iter([(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    down.send_trailers(status).unwrap();
+    let (answer, trailers) = rest(&mut answers).await.unwrap();
+    assert_eq!(
+        (&answer[..], trailers.unwrap()["grpc-status"].as_bytes()),
+        (&b"pong"[..], &b"0"[..])
+    );
+    tide.at_rest().await.assert_conserved();
+}
+
+#[tokio::test]
+async fn an_application_of_tls_is_waited_for_as_well() {
+    let certificates = Certificates::new();
+    let acceptor = acceptor(&certificates.pair("app", &["127.0.0.1"], 2099), b"http/1.1");
+    let away = Away::new();
+    let toml = format!("{HELD}[upstream.tls]\nca = {:?}\n", certificates.ca());
+    let tide = Tide::between("127.0.0.1:0", &format!("https://{}", away.address), &toml);
+    let mut first = ask(&tide, "/1").await;
+    tide.until("the gate is paused", paused).await;
+    let mut second = ask(&tide, "/2").await;
+    tide.until_queued(1).await;
+    let app = away.comes();
+    let serves = async {
+        loop {
+            let (stream, _) = app.listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                let mut head = [0; 4096];
+                while stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+                    stream.write_all(OK.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    };
+    let answers = async { [first.response().await.status(), second.response().await.status()] };
+    tokio::select! {
+        answers = answers => assert_eq!(answers, [200, 200]),
+        () = serves => unreachable!("it serves for ever"),
+    }
+    assert_eq!(tide.at_rest().await.sum("tidegate_upstream_errors_total", &[]), 0.0);
+}
+
+#[tokio::test]
+async fn each_of_several_applications_is_waited_for_by_itself() {
+    let (held, other) = (Away::new(), Away::new());
+    let there = Echo::start(Duration::ZERO).await;
+    let application = |name: &str, address: SocketAddr, hold: &str, route: &str| {
+        format!(
+            "[upstreams.{name}]\nurl = \"http://{address}\"\nhold = {hold:?}\n\
+             [[route]]\nupstream = \"{name}\"\n{route}\n"
+        )
+    };
+    let path = |name: &str| format!("name = {name:?}\nmatch = {{ path = \"/{name}\" }}");
+    let tide = Tide::before_several(&format!(
+        "{}{}{}",
+        application("held", held.address, "60s", "name = \"default\""),
+        application("there", there.address, "0s", &path("there")),
+        application("gone", other.address, "0s", &path("gone")),
+    ));
+    let mut waits = ask(&tide, "/").await;
+    tide.until("the gate is paused", paused).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&tide, "/there").await.response().await.status(), 200);
+        // Nobody said that this one was to be waited for.
+        ask(&tide, "/gone").await.response().await.assert_own(502, "connection_refused");
+    }
+    let metrics = tide.metrics().await;
+    let of = |name| metrics.sum("tidegate_upstream_paused", &[("upstream", name)]);
+    assert_eq!((of("held"), of("there"), of("gone")), (1.0, 0.0, 0.0), "{metrics}");
+    let app = held.comes();
+    answer(&app, 1).await;
+    assert_eq!(waits.response().await.status(), 200);
     tide.at_rest().await.assert_conserved();
 }
 

@@ -23,7 +23,7 @@ use tidegate::config::{self, Overrides, Upstream};
 use tidegate::sidecar::{Sidecar, connector};
 use tidegate::upstream::Connect;
 
-pub use app::{App, Away, Echo};
+pub use app::{App, Away, Echo, acceptor};
 pub use metrics::Metrics;
 pub use process::{Process, command, exit_of};
 pub use programs::{Running, free_port, listens, output, printed, scratch, start};
@@ -38,6 +38,11 @@ pub async fn soon<F: Future>(what: impl Debug, future: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("not within {PATIENCE:?}: {what:?}"),
     }
+}
+
+/// Connects to applications as the binary does.
+fn system(upstream: &Upstream) -> Box<dyn Connect> {
+    connector(upstream).expect("files that can be used")
 }
 
 /// A sidecar in this process, on ports of its own.
@@ -57,9 +62,12 @@ impl Tide {
 
     /// The same, with an address to listen on and the URL of the application.
     pub fn between(listen: &str, upstream: &str, toml: &str) -> Tide {
-        Tide::start(listen, upstream, toml, &|upstream: &Upstream| {
-            connector(upstream).expect("files that can be used")
-        })
+        Tide::start(listen, Some(upstream), toml, &system)
+    }
+
+    /// In front of the applications that the TOML names.
+    pub fn before_several(toml: &str) -> Tide {
+        Tide::start("127.0.0.1:0", None, toml, &system)
     }
 
     /// The same, with connections to the application of the test's own making.
@@ -68,17 +76,17 @@ impl Tide {
         toml: &str,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Tide {
-        Tide::start("127.0.0.1:0", &format!("http://{upstream}"), toml, connect)
+        Tide::start("127.0.0.1:0", Some(&format!("http://{upstream}")), toml, connect)
     }
 
     fn start(
         listen: &str,
-        upstream: &str,
+        upstream: Option<&str>,
         toml: &str,
         connect: &dyn Fn(&Upstream) -> Box<dyn Connect>,
     ) -> Tide {
         let flags = Overrides {
-            upstream: Some(upstream.to_owned()),
+            upstream: upstream.map(str::to_owned),
             listen: Some(listen.to_owned()),
             admin_listen: Some("127.0.0.1:0".to_owned()),
             ..Overrides::default()

@@ -2,13 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep};
+use tokio_rustls::TlsAcceptor;
 
 use super::soon;
 use super::wire::{Message, Wire, has_ended};
@@ -42,6 +47,20 @@ pub struct Counts {
 pub struct Away {
     socket: TcpSocket,
     pub address: SocketAddr,
+}
+
+/// Takes connections of TLS for an application, with its certificate and key, and speaks `protocol`
+/// over them (ALPN).
+pub fn acceptor(pair: &(PathBuf, PathBuf), protocol: &[u8]) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().expect("the provider has them");
+    let certificate = CertificateDer::from_pem_file(&pair.0).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(&pair.1).expect("a key");
+    let builder = builder.with_no_client_auth().with_single_cert(vec![certificate], key);
+    let mut config = builder.expect("they belong together");
+    config.alpn_protocols = vec![protocol.to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }
 
 // === impl Away ===
