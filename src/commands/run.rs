@@ -140,7 +140,7 @@ fn announce(sidecar: &Sidecar) {
     for address in sidecar.addresses() {
         tracing::info!(%address, "listening");
     }
-    tracing::info!(address = %sidecar.admin_address(), "admin: /metrics /ready /status.json");
+    tracing::info!(address = %sidecar.admin_address(), "admin: / (the live page) /metrics /ready /status.json");
     for upstream in &config.upstreams {
         tracing::info!(
             upstream = upstream.name,

@@ -332,6 +332,36 @@ async fn the_page_shows_calm_load_and_overload() {
     browser.until_level("idle").await;
 }
 
+#[tokio::test]
+#[ignore = "needs chromium and python3"]
+async fn of_many_routes_the_busiest_are_shown() {
+    let echo = Echo::start(Duration::from_millis(5)).await;
+    let route =
+        |index| format!("[[route]]\nname = \"r{index}\"\nmatch = {{ path = \"/r{index}\" }}\n");
+    let tide = Tide::before(echo.address, &(0..40).map(route).collect::<String>());
+    let mut browser = Browser::open(tide.sidecar.admin_address(), &[]).await;
+    browser.until_level("idle").await;
+    // Two at the end of the file, and the one that takes what no other does.
+    let mut client = tide.client().await;
+    for path in ["/r38", "/r39", "/"] {
+        assert_eq!(client.get(path).await.status(), 200);
+    }
+    let names = "[...document.querySelectorAll('#routes tbody th button')].map(b => b.textContent)";
+    browser
+        .until(&format!("{names}.length === 12 && {names}.slice(-3).join() === 'r38,r39,default'"))
+        .await;
+    assert_eq!(browser.text("fold").await, "The busiest 12 of 41 routes. show all");
+    browser.shot("many.png").await;
+    browser.ask(json!({"eval": "document.querySelector('#fold button').click()"})).await;
+    browser.until(&format!("{names}.length === 41")).await;
+    // Who is looked at stays, busy or not.
+    let choose = "document.querySelectorAll('#routes tbody button')[25].click()";
+    browser.ask(json!({"eval": choose})).await;
+    browser.ask(json!({"eval": "document.querySelector('#fold button').click()"})).await;
+    browser.until(&format!("{names}.length === 13 && {names}.includes('r25')")).await;
+    browser.assert_content().await;
+}
+
 /// A sidecar whose admin listener has a given address.
 fn start(upstream: SocketAddr, admin: &str) -> Sidecar {
     let flags = Overrides {

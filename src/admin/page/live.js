@@ -50,6 +50,7 @@ document.addEventListener('visibilitychange', () => {
 
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { readColors(); paint(); });
 addEventListener('resize', paint);
+$('fold').lastElementChild.addEventListener('click', fold);
 setInterval(() => { if (!document.hidden) link(); }, 1000);
 readColors();
 build();

@@ -159,14 +159,35 @@ function cells(parent, used, limit) {
 // === Routes ===
 
 const rows = new Map();
-const MOST_ROWS = 40;
+// Of more routes than this only so many are shown, unless all are asked for.
+const MANY_ROUTES = 16;
+const SHOWN_ROUTES = 12;
+let unfolded = false;
+let picked = { at: 0, names: new Set() };
 // What a phone, which has no room for the head of the table, writes beside the figures.
 const LABELS = ['waiting', 'arriving', 'answered', 'turned away', 'wait', 'app time'];
 
+// Those that turn away, and those that keep the app busiest. Looked for now and then, so that rows
+// do not come and go while somebody reads them.
+function pick(routes) {
+  const age = newest().at - picked.at;
+  const unseen = [...newest().routes].some(([name, row]) => row.turned_away && !picked.names.has(name));
+  if (age >= 0 && age < 10 && !unseen) return picked.names;
+  const recent = new Map(routes.map(route => [route.name, over(latest(60), route.name)]));
+  const rank = (a, b) => {
+    const [one, other] = [recent.get(a.name), recent.get(b.name)];
+    return other.turned_away - one.turned_away || other.in_flight - one.in_flight || other.arrivals - one.arrivals;
+  };
+  const names = [...routes].sort(rank).slice(0, SHOWN_ROUTES).map(route => route.name);
+  picked = { at: newest().at, names: new Set(names) };
+  return picked.names;
+}
+
 function routes() {
-  const busy = facts.routes.filter(route => route.kind !== 'deny');
-  const moving = route => samples.some(sample => sample.routes.has(route.name));
-  const shown = busy.length > MOST_ROWS ? busy.filter(moving).slice(0, MOST_ROWS) : busy;
+  const all = facts.routes.filter(route => route.kind !== 'deny');
+  const folds = all.length > MANY_ROUTES;
+  const names = folds && !unfolded && pick(all);
+  const shown = names ? all.filter(route => names.has(route.name) || route.name === chosen) : all;
   const body = document.querySelector('#routes tbody');
   for (const [name, row] of rows) {
     if (!shown.some(route => route.name === name)) { row.remove(); rows.delete(name); }
@@ -177,8 +198,16 @@ function routes() {
     if (body.children[place] !== element) body.insertBefore(element, body.children[place] || null);
     fill(element, route);
   }
-  const hidden = busy.length - shown.length;
-  write($('quiet'), hidden ? `${many(hidden, 'route', 'routes')} more, without requests of late.` : '');
+  $('fold').hidden = !folds;
+  const [said, button] = $('fold').children;
+  write(said, unfolded ? '' : `The busiest ${shown.length} of ${all.length} routes.`);
+  write(button, unfolded ? 'show the busiest only' : 'show all');
+}
+
+function fold() {
+  unfolded = !unfolded;
+  picked.at = 0;
+  paint();
 }
 
 function row(route) {
@@ -205,10 +234,10 @@ function about(route) {
 function fill(element, route) {
   const recent = over(latest(3), route.name);
   const limit = Math.max(...latest(3).map(sample => limitAt(sample, route.name)));
-  const used = recent.in_flight > 0 ? Math.max(1, Math.round(recent.in_flight)) : 0;
+  const used = recent.in_flight > 0 && recent.in_flight < 0.1 ? '< 0.1' : figure(recent.in_flight);
   const [, slots, waiting, arriving, answered, refused, wait, service, last] = element.children;
   slots.querySelector('i').style.width = `${limit ? Math.min(100, (100 * recent.in_flight) / limit) : 0}%`;
-  write(slots.querySelector('small'), limit ? `${used} of ${limit}` : `${used}`);
+  write(slots.querySelector('small'), limit ? `${used} of ${limit}` : used);
   write(waiting, figure(Math.round(recent.queue)));
   write(arriving, `${figure(recent.arrivals)}/s`);
   write(answered, `${figure(recent.answered)}/s`);
