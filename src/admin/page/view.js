@@ -119,7 +119,9 @@ function flow() {
   const places = facts.routes.reduce((sum, route) => sum + (route.order ? route.max_queue : 0), 0);
   tile('arriving', figure(all.arrivals), '/s', all.arrivals ? 'requests each second' : 'no requests at the moment');
   const waiting = Math.round(all.queue);
-  tile('waiting', figure(waiting), '', waiting ? `for ${time(all.wait_mean)} on average, of ${round(places, 0)} places` : `room for ${many(places, 'request', 'requests')}`);
+  // Nobody's wait has ended in the last seconds: there is no mean.
+  const mean = all.wait_mean === null ? '' : `for ${time(all.wait_mean)} on average, `;
+  tile('waiting', figure(waiting), '', waiting ? `${mean}of ${round(places, 0)} places` : `room for ${many(places, 'request', 'requests')}`);
   const dots = $('waiting').querySelector('.dots');
   count(dots, Math.min(waiting, 24), 'i');
   dots.classList.toggle('none', !waiting);
