@@ -35,7 +35,8 @@ use lanes::Ramp;
 use times::Times;
 use window::{Measured, Window};
 
-/// Where it begins, or at twice the least that it may be.
+/// Where it begins, or at twice the least that it may be. A level below is small: half of it costs
+/// much throughput, and what little ends meanwhile says little.
 const START: u32 = 8;
 /// A probe, as a part of the level. With the headroom it lies at seven eighths of what is useful: a
 /// level that is too high goes down by an eighth.
@@ -292,7 +293,9 @@ impl Auto {
         let span = if at_home { LEVEL_SPAN } else { SPAN };
         // At first nothing is known of the long requests: none has ended.
         let known = self.probes > 0 || self.window.accounted() >= KNOWN || seconds > LONGEST;
-        seconds >= span * self.times.turnover() && (evidence >= needed || late) && known
+        // What does harm is not waited for.
+        let enough = evidence >= needed || late || seconds > PATIENCE && self.brings_nothing();
+        seconds >= span * self.times.turnover() && enough && known
     }
 
     fn conclude(&mut self, now: Time) {
@@ -386,7 +389,7 @@ impl Auto {
 
     fn probe_below(&self) -> u32 {
         let level = self.limit_of(self.level);
-        let wide = self.is_unsure() && !self.times.is_mixed();
+        let wide = self.is_unsure() && !self.times.is_mixed() && !self.is_small();
         let part = if self.search.is_some() || wide { 0.5 } else { PROBE };
         let below = (f64::from(level) * part).round() as u32;
         below.min(level.saturating_sub(1)).max(self.limits.min)
@@ -395,6 +398,10 @@ impl Auto {
     /// The level is hardly more than a guess.
     fn is_unsure(&self) -> bool {
         self.doubt > UNSURE.powi(2)
+    }
+
+    fn is_small(&self) -> bool {
+        self.limit_of(self.level) < START
     }
 
     fn limit_of(&self, level: f64) -> u32 {

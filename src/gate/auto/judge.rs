@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::lanes::CROWDED;
-use super::window::{Measured, Window};
+use super::window::{APART, Measured, Window};
 use super::{Arm, Auto, DRIFT, SATURATED, Search};
 
 /// How far above what the application can work on the level lies: the probe then lies just below.
@@ -14,6 +14,12 @@ const SURPRISE: f64 = 3.5;
 /// One of so many probes tries twice as much, and one of so many half.
 const UPWARDS: u32 = 10;
 const HALVES: u32 = 30;
+/// With twice as many in flight, throughput should rise by this part of that at least.
+const RISE: f64 = 0.3;
+/// By so many standard deviations it must lie below that to be judged before its time, and so many
+/// requests must have ended.
+const BEYOND_DOUBT: f64 = 1.5;
+const LEAST_SAMPLES: u32 = 8;
 /// With less than this part of the throughput, half of the level was not enough after all.
 const REGRET: f64 = 0.88;
 /// A ceiling holds for so many probes.
@@ -26,6 +32,11 @@ pub(super) const PERSISTENT: u32 = 250;
 /// the probe of a small level from being rounded to far below.
 fn with_headroom(useful: f64) -> f64 {
     HEADROOM * useful + 0.5
+}
+
+/// The variance of the ratio of two throughputs, of which so many answers count.
+fn noise(variation: f64, one: f64, other: f64) -> f64 {
+    variation * (1.0 / one.max(1.0) + 1.0 / other.max(1.0))
 }
 
 impl Auto {
@@ -58,8 +69,8 @@ impl Auto {
         // What requests wait inside the application makes their times alike, and not throughput.
         let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
         let variation = (self.times.variation * stretch.powi(2)).clamp(0.15, 4.0);
-        let evidence = |window: &Measured| 1.0 / window.effective(&self.times.lanes).max(1.0);
-        let noise = variation * (evidence(below) + evidence(level));
+        let lanes = &self.times.lanes;
+        let noise = noise(variation, below.effective(lanes), level.effective(lanes));
         self.doubt += DRIFT.powi(2);
         // Slots that are kept for a lane that does not use them do not count.
         let idle = (f64::from(self.limit) - level.in_flight).max(0.0);
@@ -73,7 +84,7 @@ impl Auto {
         if off > 0.0 || self.overloaded {
             self.move_to(self.level * (1.0 + gain * off));
         }
-        let scales = elasticity > 0.8 && off > 1.8 * noise.sqrt();
+        let scales = elasticity > 0.8 && off > noise.sqrt();
         if (self.rising > SURPRISE || scales) && self.ceiling_for == 0 {
             (self.rising, self.search) = (0.0, Some(Search::Up));
         } else if self.falling > SURPRISE {
@@ -110,8 +121,8 @@ impl Auto {
             if self.probes.is_multiple_of(UPWARDS << self.futile.min(2)) {
                 return Arm::Up;
             }
-            let halve = self.suspect || self.probes % HALVES == HALVES / 2;
-            if halve && self.spell >= PERSISTENT {
+            let due = self.probes % HALVES == HALVES / 2 && !self.is_small();
+            if (self.suspect || due) && self.spell >= PERSISTENT {
                 self.search = Some(Search::Down);
             }
         }
@@ -168,15 +179,30 @@ impl Auto {
         Arm::Level
     }
 
+    /// Whether twice as many in flight bring nothing, beyond doubt and before its time: where the
+    /// application suffers from them, little ends, and to wait for all the evidence takes long.
+    pub(super) fn brings_nothing(&self) -> bool {
+        let (Arm::Up, Some(level)) = (self.arm, &self.at_level) else { return false };
+        let (above, lanes) = (&self.window, &self.times.lanes);
+        let variation = self.times.variation.clamp(0.15, 4.0);
+        let noise = noise(variation, above.effective(lanes), level.effective(lanes));
+        let rise = (above.mean_in_flight() / level.in_flight).ln();
+        let more = (above.throughput(lanes) / level.throughput(lanes)).ln();
+        above.ended() >= LEAST_SAMPLES
+            && above.mean_in_flight() >= SATURATED * f64::from(self.limit)
+            && rise > APART
+            && more + BEYOND_DOUBT * noise.sqrt() < RISE * rise
+    }
+
     /// With twice as many in flight: did throughput rise with them?
     pub(super) fn judge_up(&mut self, above: Measured, level: Measured) -> Arm {
         let filled = above.in_flight >= SATURATED * f64::from(self.limit);
         // Where few are most of the work throughput is a matter of luck; that all found a place who
         // did not before is not.
         let fits = self.times.is_mixed() && self.overloaded && above.saturation < 0.5;
-        let enough = if fits { f64::NEG_INFINITY } else { 0.3 };
+        let enough = if fits { f64::NEG_INFINITY } else { RISE };
         let elasticity = level.elasticity(&above, &self.times.lanes);
-        let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < 0.3);
+        let overloaded = filled && elasticity.is_some_and(|elasticity| elasticity < RISE);
         let search = self.search.take();
         self.looked_twice &= search.is_some();
         self.futile = self.futile.saturating_add(1);

@@ -5,7 +5,7 @@ use crate::gate::time::Time;
 use crate::gate::types::Outcome;
 
 /// Two windows whose requests in flight differ by less say nothing.
-const APART: f64 = 0.1;
+pub(super) const APART: f64 = 0.1;
 /// Answers of a lane that make its mean count.
 const CROWD: u32 = 50;
 
@@ -105,6 +105,15 @@ impl Window {
         f64::from(self.completed) / self.seconds().max(1e-9)
     }
 
+    /// See [`Measured::throughput`].
+    pub(super) fn throughput(&self, weights: &[f64]) -> f64 {
+        throughput(&self.answered, self.seconds(), weights)
+    }
+
+    pub(super) fn mean_in_flight(&self) -> f64 {
+        self.in_flight / self.seconds().max(1e-9)
+    }
+
     /// The time that one took, by Little's law.
     pub(super) fn pace(&self) -> f64 {
         self.in_flight / f64::from(self.ended().max(1))
@@ -112,7 +121,7 @@ impl Window {
 
     pub(super) fn close(self) -> Measured {
         let seconds = self.seconds().max(1e-9);
-        let (in_flight, ended) = (self.in_flight / seconds, f64::from(self.ended()));
+        let (in_flight, ended) = (self.mean_in_flight(), f64::from(self.ended()));
         let saturation = self.saturation();
         Measured { in_flight, ended, saturation, seconds, answered: self.answered }
     }
@@ -124,9 +133,7 @@ impl Measured {
     /// Throughput, each answer weighted with the mean service time of its lane: what the
     /// application works on at once, if `weights` are its service times.
     pub(super) fn throughput(&self, weights: &[f64]) -> f64 {
-        let counts = self.answered.iter().zip(weights);
-        let work: f64 = counts.map(|(lane, weight)| f64::from(lane.count) * weight).sum();
-        (work / self.seconds).max(1e-12)
+        throughput(&self.answered, self.seconds, weights)
     }
 
     /// How many answers count.
@@ -177,6 +184,12 @@ impl Measured {
                 below.count.min(above.count) >= CROWD && above.mean() > 2.0 * below.mean()
             })
     }
+}
+
+fn throughput(answered: &[Answers], seconds: f64, weights: &[f64]) -> f64 {
+    let counts = answered.iter().zip(weights);
+    let work: f64 = counts.map(|(lane, weight)| f64::from(lane.count) * weight).sum();
+    (work / seconds.max(1e-9)).max(1e-12)
 }
 
 /// The number of equal answers that would be as certain (Kish's effective sample size).
