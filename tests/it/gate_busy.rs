@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::gate::{Arrival, Gate, LaneLimits, Order, Time};
+use tidegate::gate::{Arrival, AutoLimits, Budget, Gate, LaneLimits, Limits, Order, Time};
 
 use crate::gate_world::{Fate, Hand, Source, World, at, controlled, limits, ms};
 
@@ -92,4 +92,19 @@ fn who_leaves_in_a_pause_says_nothing_about_the_load() {
     hand.send("b", Arrival::at(0));
     relay(&mut hand, ms(300), 10);
     hand.end();
+}
+
+#[test]
+fn slots_kept_for_who_does_not_come_do_not_hide_that_the_others_are_taken() {
+    let auto = AutoLimits { min: 1, max: 64, max_latency: None };
+    for reserved in [0, 3] {
+        let lanes = [LaneLimits { reserved, ..controlled(Order::Fifo) }, controlled(Order::Fifo)];
+        let limits = Limits { budget: Budget::Auto(auto), ..limits(8, &lanes) };
+        // An application that works on any number at once: whoever saw it full would give it more.
+        let mut world = World::new(&limits, &[Source::new(1, 0, 2_000, ms(20))]);
+        world.run(at(10_000));
+        let limit = world.gate.snapshot(world.now).max_in_flight;
+        assert!(limit > 32, "{limit} with {reserved} reserved");
+        world.end();
+    }
 }
