@@ -77,7 +77,7 @@ pub(super) async fn attempts(
     mut permit: Permit,
     deadline: Option<Instant>,
 ) -> Result<(Response<Incoming>, Lease<Permit>), UpstreamError> {
-    let Outgoing { mut request, upload, upgrade, patience } = outgoing;
+    let Outgoing { mut request, upload, upgrade, patience, hearers } = outgoing;
     let backend = &plan.backend;
     let mut way = backend.way();
     let mut holding = Holding { plan, queued: exchange.queue_wait(), deadline, since: None };
@@ -113,6 +113,7 @@ pub(super) async fn attempts(
         // looked at; one of HTTP/1.1 has nothing to say yet.
         let may_be_refused = lease.reused() || lease.protocol() == Protocol::Http2;
         let copy = (replayable && !retried && may_be_refused).then(|| copy_of(&request));
+        hearers.listen(&mut request);
         match attempt(lease, request, &upload, plan, copy.is_some(), limits).await {
             Ok(answered) => {
                 backend.note(Ok(()));
@@ -204,7 +205,6 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
     copy
 }
 
@@ -238,7 +238,7 @@ impl InFlight {
         limits: Limits,
     ) -> Result<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>, Outcome> {
         let (answer, lease) = self.open.as_mut().expect(IN_FLIGHT);
-        let (begun, upload) = (Instant::now(), self.upload.as_deref());
+        let (begun, upload) = (self.begun, self.upload.as_deref());
         let timeout = || {
             let limit = limits.response?;
             Some(upload.map_or(begun, |upload| upload.last_progress().max(begun)) + limit)

@@ -34,6 +34,15 @@ pub(super) struct Outgoing {
     pub(super) upgrade: Option<HeaderValue>,
     /// How long its client waits.
     pub(super) patience: Patience,
+    pub(super) hearers: Hearers,
+}
+
+/// Whom an interim response (1xx) of the application concerns.
+pub(super) struct Hearers {
+    /// The body that it may ask for.
+    upload: Option<Arc<Upload>>,
+    /// The client.
+    interim: Option<Interim>,
 }
 
 /// Makes a request fit for the application.
@@ -73,16 +82,9 @@ pub(super) fn prepare(
         }
         None => no_body(),
     };
-    let mut request = Request::from_parts(parts, sent);
-    let asked = upload.clone().filter(|_| expects);
-    if asked.is_some() || interim.is_some() {
-        hyper::ext::on_informational(&mut request, move |came| match (&asked, &interim) {
-            (Some(upload), _) if came.status() == StatusCode::CONTINUE => upload.ask(),
-            (_, Some(interim)) => interim.say(came.status(), came.headers()),
-            (_, None) => {}
-        });
-    }
-    Outgoing { request: Box::new(request), upload, upgrade, patience }
+    let hearers = Hearers { upload: upload.clone().filter(|_| expects), interim };
+    let request = Box::new(Request::from_parts(parts, sent));
+    Outgoing { request, upload, upgrade, patience, hearers }
 }
 
 /// The head of a request as the application gets it, but for what depends on its body. `authority`:
@@ -102,6 +104,22 @@ pub(super) fn rewrite(
     fields.insert(HOST, host);
     join_cookies(fields, parts.version);
     parts.uri = Uri::from(target.path_and_query);
+}
+
+impl Hearers {
+    /// Has them told of what comes before the response. Of each attempt anew: a copy of a request
+    /// does not bring it along.
+    pub(super) fn listen(&self, request: &mut Request<RequestBody>) {
+        let (upload, interim) = (self.upload.clone(), self.interim.clone());
+        if upload.is_none() && interim.is_none() {
+            return;
+        }
+        hyper::ext::on_informational(request, move |came| match (&upload, &interim) {
+            (Some(upload), _) if came.status() == StatusCode::CONTINUE => upload.ask(),
+            (_, Some(interim)) => interim.say(came.status(), came.headers()),
+            (_, None) => {}
+        });
+    }
 }
 
 impl Outgoing {

@@ -137,7 +137,9 @@ impl<H: Send + 'static> Pool<H> {
         held: H,
     ) -> Result<Lease<H>, (UpstreamError, H)> {
         let shard = shard % self.shards.len();
-        match timeout(self.limits.connect_timeout, self.open_or_borrow(shard, only)).await {
+        // Boxed, so that the many who find a connection do not carry the room for this.
+        let opening = Box::pin(self.open_or_borrow(shard, only));
+        match timeout(self.limits.connect_timeout, opening).await {
             Ok(Ok((carrier, reused))) => {
                 Ok(Lease::new(carrier, Arc::clone(self), shard, held, reused))
             }
