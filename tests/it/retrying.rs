@@ -61,6 +61,18 @@ async fn idempotent_requests_without_a_body_are_sent_once_more() {
 }
 
 #[tokio::test]
+async fn interim_responses_to_the_second_attempt_reach_the_client() {
+    let (app, _tide, mut client) = lose("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "", false).await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    conn.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").await;
+    let hints = client.through("\r\n\r\n").await;
+    assert_eq!(hints, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n");
+    conn.send(OK).await;
+    assert_eq!(client.response().await.status(), 200);
+}
+
+#[tokio::test]
 async fn only_once() {
     let (app, tide, mut client) = lose("GET /x HTTP/1.1\r\nHost: a\r\n\r\n", "", false).await;
     let mut conn = app.accept().await;
