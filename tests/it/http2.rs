@@ -466,6 +466,24 @@ async fn a_deadline_ends_a_call_that_has_begun_and_that_nobody_else_ends() {
 }
 
 #[tokio::test]
+async fn a_deadline_ends_an_upload_that_the_application_does_not_take() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let mut head = post("/call");
+    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static("200m"));
+    let (response, mut up) = client.send(head, false).await;
+    // More than the windows on the way have room for.
+    up.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
+    let mut call = app.call().await;
+    assert_eq!(read(response).await.unwrap().headers["grpc-status"], "4");
+    let end = std::future::poll_fn(|task| call.respond.poll_reset(task));
+    assert_eq!(soon("a reset", end).await.unwrap(), h2::Reason::CANCEL);
+    tide.until("the slot back", |m| m.sum("tidegate_in_flight", &[]) == 0.0).await;
+}
+
+#[tokio::test]
 async fn an_application_that_keeps_to_a_deadline_has_the_last_word() {
     let app = H2App::start().await;
     let tide = before(&app, "");
