@@ -59,6 +59,10 @@ const UNSURE: f64 = 0.15;
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
 const LEVEL_SPAN: f64 = 8.0;
+/// A level is measured for so many times longer as long as sums of surprises below this hint at no
+/// change: each probe costs throughput.
+const AT_EASE: f64 = 1.5;
+const HINT: f64 = 0.5;
 /// Time of slots that those account for that have ended, as a part of all, that makes a first look
 /// good enough, unless it takes longer than so many seconds.
 const KNOWN: f64 = 0.7;
@@ -277,9 +281,13 @@ impl Auto {
             (Arm::Down | Arm::Up, _) => WIDE_SAMPLES,
             (Arm::Level, _) => LEVEL_SAMPLES,
         };
+        // Longer at the level than away from it: a probe costs throughput.
+        let at_home = self.arm == Arm::Level && self.search.is_none() && !self.is_unsure();
+        let calm = at_home && self.probes > 0 && self.rising.max(self.falling) < HINT;
+        let ease = if calm { AT_EASE } else { 1.0 };
+        let samples = f64::from(samples) * ease;
         let (seconds, ended) = (self.window.seconds(), f64::from(self.window.ended()));
         let spread = ((1.0 + self.times.variation) / 2.0).clamp(0.5, 4.0);
-        let needed = f64::from(samples) * spread;
         let evidence = self.window.effective(&self.times.lanes).min(ended);
         // What is slow is judged by less.
         let hurry = match self.search {
@@ -289,14 +297,13 @@ impl Auto {
             Some(_) => self.times.is_mixed(),
         };
         let haste = if hurry { HASTE } else { SEARCH_HASTE };
-        let late = seconds > PATIENCE && evidence >= f64::from(samples) * haste;
-        // Longer at the level than away from it: a probe costs throughput.
-        let at_home = self.arm == Arm::Level && self.search.is_none() && !self.is_unsure();
-        let span = if at_home { LEVEL_SPAN } else { SPAN };
+        let late = seconds > PATIENCE * ease && evidence >= samples * haste;
+        let span = ease * if at_home { LEVEL_SPAN } else { SPAN };
         // At first nothing is known of the long requests: none has ended.
         let known = self.probes > 0 || self.window.accounted() >= KNOWN || seconds > LONGEST;
         // What does harm is not waited for.
-        let enough = evidence >= needed || late || seconds > PATIENCE && self.brings_nothing();
+        let enough =
+            evidence >= samples * spread || late || seconds > PATIENCE && self.brings_nothing();
         seconds >= span * self.times.turnover() && enough && known
     }
 
