@@ -2,9 +2,9 @@
 //!
 //! Latency alone cannot tell an application that is slower from one that has too much to do, and a
 //! baseline that was measured once goes stale. So both are measured at the same time. While the
-//! gate is saturated, the limit alternates between a *level* and short *probes*: three quarters of
-//! it (or half of it, while little is known), and now and then twice as much. What a probe holds
-//! back waits in our own queue, so that a probe turns nobody away by itself.
+//! gate is saturated, the limit alternates between a *level* and short *probes*: seven tenths of it
+//! (or half of it, while little is known and it is not small), and now and then twice as much. What
+//! a probe holds back waits in our own queue, so that a probe turns nobody away by itself.
 //!
 //! With `N` in flight and `T` completed a second, `W = N / T` is the time that one takes (Little's
 //! law). If the application has a place free for each of them, `W` does not depend on `N`; if they
