@@ -59,9 +59,10 @@ const UNSURE: f64 = 0.15;
 const SETTLE: f64 = 1.5;
 const SPAN: f64 = 2.0;
 const LEVEL_SPAN: f64 = 8.0;
-/// A level is measured for so many times longer as long as sums of surprises below this hint at no
-/// change: each probe costs throughput.
+/// So many times longer a level is measured while nothing hints at a change: each probe costs
+/// throughput.
 const AT_EASE: f64 = 1.5;
+/// A sum of surprises that hints at one.
 const HINT: f64 = 0.5;
 /// Time of slots that those account for that have ended, as a part of all, that makes a first look
 /// good enough, unless it takes longer than so many seconds.
@@ -281,7 +282,6 @@ impl Auto {
             (Arm::Down | Arm::Up, _) => WIDE_SAMPLES,
             (Arm::Level, _) => LEVEL_SAMPLES,
         };
-        // Longer at the level than away from it: a probe costs throughput.
         let at_home = self.arm == Arm::Level && self.search.is_none() && !self.is_unsure();
         let calm = at_home && self.probes > 0 && self.rising.max(self.falling) < HINT;
         let ease = if calm { AT_EASE } else { 1.0 };
@@ -302,9 +302,9 @@ impl Auto {
         // At first nothing is known of the long requests: none has ended.
         let known = self.probes > 0 || self.window.accounted() >= KNOWN || seconds > LONGEST;
         // What does harm is not waited for.
-        let enough =
-            evidence >= samples * spread || late || seconds > PATIENCE && self.brings_nothing();
-        seconds >= span * self.times.turnover() && enough && known
+        let harms = || seconds > PATIENCE && self.brings_nothing();
+        let enough = evidence >= samples * spread || late;
+        seconds >= span * self.times.turnover() && known && (enough || harms())
     }
 
     fn conclude(&mut self, now: Time) {

@@ -108,7 +108,7 @@ pub(super) fn rewrite(
 
 impl Hearers {
     /// Has them told of what comes before the response. Of each attempt anew: a copy of a request
-    /// does not bring it along.
+    /// does not bring it along, and in one that came back unsent it is replaced.
     pub(super) fn listen(&self, request: &mut Request<RequestBody>) {
         let (upload, interim) = (self.upload.clone(), self.interim.clone());
         if upload.is_none() && interim.is_none() {

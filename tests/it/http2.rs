@@ -472,11 +472,11 @@ async fn a_deadline_ends_an_upload_that_the_application_does_not_take() {
     let mut client = H2Client::connect(tide.address).await;
     let mut head = post("/call");
     head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static("200m"));
+    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1S"));
     let (response, mut up) = client.send(head, false).await;
+    let mut call = app.call().await;
     // More than the windows on the way have room for.
     up.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
-    let mut call = app.call().await;
     assert_eq!(read(response).await.unwrap().headers["grpc-status"], "4");
     let end = std::future::poll_fn(|task| call.respond.poll_reset(task));
     assert_eq!(soon("a reset", end).await.unwrap(), h2::Reason::CANCEL);

@@ -350,7 +350,7 @@ async fn of_many_routes_the_busiest_are_shown() {
     browser
         .until(&format!("{names}.length === 12 && {names}.slice(-3).join() === 'r38,r39,default'"))
         .await;
-    assert_eq!(browser.text("fold").await, "The busiest 12 of 41 routes. show all");
+    assert_eq!(browser.text("fold").await, "Only the busiest of 41 routes. show all");
     browser.shot("many.png").await;
     browser.ask(json!({"eval": "document.querySelector('#fold button').click()"})).await;
     browser.until(&format!("{names}.length === 41")).await;

@@ -165,23 +165,25 @@ const rows = new Map();
 const MANY_ROUTES = 16;
 const SHOWN_ROUTES = 12;
 let unfolded = false;
-let picked = { at: 0, names: new Set() };
+let picked = {};
 // What a phone, which has no room for the head of the table, writes beside the figures.
 const LABELS = ['waiting', 'arriving', 'answered', 'turned away', 'wait', 'app time'];
 
-// Those that turn away, and those that keep the app busiest. Looked for now and then, so that rows
-// do not come and go while somebody reads them.
+// First those that turn away, then those that keep the app busiest. Looked for now and then, so that
+// rows do not come and go while somebody reads them; at once where one begins to turn away for
+// which there is room, and after a reload.
 function pick(routes) {
   const age = newest().at - picked.at;
-  const unseen = [...newest().routes].some(([name, row]) => row.turned_away && !picked.names.has(name));
-  if (age >= 0 && age < 10 && !unseen) return picked.names;
+  const begins = picked.room && [...newest().routes].some(([name, row]) => row.turned_away && !picked.names.has(name));
+  if (picked.facts === facts && age >= 0 && age < 10 && !begins) return picked.names;
   const recent = new Map(routes.map(route => [route.name, over(latest(60), route.name)]));
   const rank = (a, b) => {
     const [one, other] = [recent.get(a.name), recent.get(b.name)];
     return other.turned_away - one.turned_away || other.in_flight - one.in_flight || other.arrivals - one.arrivals;
   };
   const names = [...routes].sort(rank).slice(0, SHOWN_ROUTES).map(route => route.name);
-  picked = { at: newest().at, names: new Set(names) };
+  const room = names.some(name => !recent.get(name).turned_away);
+  picked = { at: newest().at, facts, names: new Set(names), room };
   return picked.names;
 }
 
@@ -202,13 +204,13 @@ function routes() {
   }
   $('fold').hidden = !folds;
   const [said, button] = $('fold').children;
-  write(said, unfolded ? '' : `The busiest ${shown.length} of ${all.length} routes.`);
+  write(said, unfolded ? '' : `Only the busiest of ${all.length} routes.`);
   write(button, unfolded ? 'show the busiest only' : 'show all');
 }
 
 function fold() {
   unfolded = !unfolded;
-  picked.at = 0;
+  picked = {};
   paint();
 }
 

@@ -17,9 +17,9 @@ const HALVES: u32 = 30;
 /// With twice as many in flight, throughput should rise by this part of that at least.
 const RISE: f64 = 0.3;
 /// By so many standard deviations it must lie below that to be judged before its time, and so many
-/// requests must have ended.
+/// answers must have come.
 const BEYOND_DOUBT: f64 = 1.5;
-const LEAST_SAMPLES: u32 = 8;
+const LEAST_ANSWERS: f64 = 8.0;
 /// With less than this part of the throughput, half of the level was not enough after all.
 const REGRET: f64 = 0.88;
 /// A ceiling holds for so many probes.
@@ -84,6 +84,8 @@ impl Auto {
         if off > 0.0 || self.overloaded {
             self.move_to(self.level * (1.0 + gain * off));
         }
+        // One standard deviation: to have looked upwards in vain costs less than to climb slowly
+        // after a failure.
         let scales = elasticity > 0.8 && off > noise.sqrt();
         if (self.rising > SURPRISE || scales) && self.ceiling_for == 0 {
             (self.rising, self.search) = (0.0, Some(Search::Up));
@@ -111,7 +113,7 @@ impl Auto {
         self.move_to(self.ceiling);
     }
 
-    /// Three quarters, most of the time; in between twice as much, and half.
+    /// Seven tenths, most of the time; in between twice as much, and half.
     fn next_probe(&mut self) -> Arm {
         if matches!(self.search, Some(Search::Any | Search::Up)) {
             return Arm::Up;
@@ -121,7 +123,10 @@ impl Auto {
             if self.probes.is_multiple_of(UPWARDS << self.futile.min(2)) {
                 return Arm::Up;
             }
-            let due = self.probes % HALVES == HALVES / 2 && !self.is_small();
+            // Half of a small level costs more, and says less. But nothing else leads down from one
+            // whose probe, a whole number, gives it back to itself.
+            let every = if self.is_small() { 2 * HALVES } else { HALVES };
+            let due = self.probes % every == every / 2;
             if (self.suspect || due) && self.spell >= PERSISTENT {
                 self.search = Some(Search::Down);
             }
@@ -184,14 +189,17 @@ impl Auto {
     pub(super) fn brings_nothing(&self) -> bool {
         let (Arm::Up, Some(level)) = (self.arm, &self.at_level) else { return false };
         let (above, lanes) = (&self.window, &self.times.lanes);
+        let answers = above.effective(lanes);
+        let filled = above.mean_in_flight() >= SATURATED * f64::from(self.limit);
+        // One that does not answer at all says nothing of how much it can do.
+        if answers < LEAST_ANSWERS || !filled {
+            return false;
+        }
         let variation = self.times.variation.clamp(0.15, 4.0);
-        let noise = noise(variation, above.effective(lanes), level.effective(lanes));
+        let noise = noise(variation, answers, level.effective(lanes));
         let rise = (above.mean_in_flight() / level.in_flight).ln();
         let more = (above.throughput(lanes) / level.throughput(lanes)).ln();
-        above.ended() >= LEAST_SAMPLES
-            && above.mean_in_flight() >= SATURATED * f64::from(self.limit)
-            && rise > APART
-            && more + BEYOND_DOUBT * noise.sqrt() < RISE * rise
+        rise > APART && more + BEYOND_DOUBT * noise.sqrt() < RISE * rise
     }
 
     /// With twice as many in flight: did throughput rise with them?

@@ -191,11 +191,37 @@ fn a_look_upwards_that_does_harm_is_a_short_one() {
 }
 
 #[test]
-fn a_small_level_is_not_halved_to_see_whether_half_would_do() {
+fn a_look_upwards_teaches_nothing_where_nobody_answers() {
+    let mut world = World::new(4, BOUNDS);
+    world.service = Duration::from_secs(1);
+    while world.auto.arm != Arm::Up {
+        world.play(1);
+    }
+    let before = (world.auto.level, world.auto.futile, world.auto.search);
+    (0..200).for_each(|_| world.end(|_| Outcome::Overloaded));
+    assert_eq!((world.auto.level, world.auto.futile, world.auto.search), before);
+}
+
+#[test]
+fn a_small_level_is_rarely_halved_to_see_whether_half_would_do() {
     let mut world = World::new(5, BOUNDS);
     world.play(20_000);
+    let mut below = 0;
     for _ in 0..20_000 {
         world.play(1);
-        assert!(world.auto.limit() >= world.workers, "{}", world.auto.limit());
+        below += u32::from(world.auto.limit() < world.workers);
+    }
+    assert!((1..400).contains(&below), "{below}");
+}
+
+#[test]
+fn a_small_level_that_is_too_high_is_found_out() {
+    let mut world = World::new(5, BOUNDS);
+    world.play(20_000);
+    assert!((5..START).contains(&world.level()), "{}", world.level());
+    for workers in [2, 1] {
+        world.workers = workers;
+        world.play(20_000);
+        assert!(world.level() <= workers + 1, "{} for {workers}", world.level());
     }
 }
