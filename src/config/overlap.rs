@@ -59,7 +59,8 @@ fn catch_all(draft: &Draft, taker: usize, cx: &mut Context<'_>) {
     let (route, name) = (&draft.routes[taker], &draft.config.routes[taker].name);
     let default = draft.routes.last().map(|default| default.place);
     let tuned = default.is_some_and(|place| place.is_written());
-    if !tuned && route.raw.matches.is_written() {
+    // One without a name has been told of: it is unfinished.
+    if name.is_empty() || !tuned && route.raw.matches.is_written() {
         return;
     }
     let message = format!("the route `{name}` takes every request that no other route takes");
