@@ -23,6 +23,13 @@ fn post(path: &str) -> Request<()> {
     request(Method::POST, path)
 }
 
+fn call_of_grpc(timeout: &'static str) -> Request<()> {
+    let mut head = post("/call");
+    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static(timeout));
+    head
+}
+
 // === in ===
 
 #[tokio::test]
@@ -415,9 +422,7 @@ async fn a_deadline_bounds_the_call_and_is_told_in_its_own_form() {
     let app = H2App::start().await;
     let tide = before(&app, "");
     let mut client = H2Client::connect(tide.address).await;
-    let mut head = post("/call");
-    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static("50m"));
+    let head = call_of_grpc("50m");
     let (response, _body) = client.send(head, false).await;
     let mut call = app.call().await;
     let response = read(response).await.unwrap();
@@ -437,9 +442,7 @@ async fn begun(
     timeout: &'static str,
     ends: bool,
 ) -> (ResponseFuture, SendStream<Bytes>, SendStream<Bytes>) {
-    let mut head = post("/call");
-    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static(timeout));
+    let head = call_of_grpc(timeout);
     let (response, up) = client.send(head, ends).await;
     let mut down = app.call().await.begin(false);
     down.send_data(Bytes::from_static(b"half"), false).unwrap();
@@ -470,9 +473,7 @@ async fn a_deadline_ends_an_upload_that_the_application_does_not_take() {
     let app = H2App::start().await;
     let tide = before(&app, "");
     let mut client = H2Client::connect(tide.address).await;
-    let mut head = post("/call");
-    head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    head.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1S"));
+    let head = call_of_grpc("1S");
     let (response, mut up) = client.send(head, false).await;
     let mut call = app.call().await;
     // More than the windows on the way have room for.

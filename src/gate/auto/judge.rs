@@ -34,9 +34,10 @@ fn with_headroom(useful: f64) -> f64 {
     HEADROOM * useful + 0.5
 }
 
-/// The variance of the ratio of two throughputs, of which so many answers count.
+/// The variance of the ratio of two throughputs, of which so many answers count. The variation
+/// is bounded: what few answers show of it may be far off.
 fn noise(variation: f64, one: f64, other: f64) -> f64 {
-    variation * (1.0 / one.max(1.0) + 1.0 / other.max(1.0))
+    variation.clamp(0.15, 4.0) * (1.0 / one.max(1.0) + 1.0 / other.max(1.0))
 }
 
 impl Auto {
@@ -68,7 +69,7 @@ impl Auto {
     fn correct(&mut self, below: &Measured, level: &Measured, elasticity: f64) {
         // What requests wait inside the application makes their times alike, and not throughput.
         let stretch = (level.pace() / below.pace()).clamp(1.0, 2.0);
-        let variation = (self.times.variation * stretch.powi(2)).clamp(0.15, 4.0);
+        let variation = self.times.variation * stretch.powi(2);
         let lanes = &self.times.lanes;
         let noise = noise(variation, below.effective(lanes), level.effective(lanes));
         self.doubt += DRIFT.powi(2);
@@ -195,8 +196,7 @@ impl Auto {
         if answers < LEAST_ANSWERS || !filled {
             return false;
         }
-        let variation = self.times.variation.clamp(0.15, 4.0);
-        let noise = noise(variation, answers, level.effective(lanes));
+        let noise = noise(self.times.variation, answers, level.effective(lanes));
         let rise = (above.mean_in_flight() / level.in_flight).ln();
         let more = (above.throughput(lanes) / level.throughput(lanes)).ln();
         rise > APART && more + BEYOND_DOUBT * noise.sqrt() < RISE * rise
