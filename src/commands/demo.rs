@@ -155,7 +155,7 @@ fn overload(background: &Handle) -> Result<()> {
     let app = App::start(OVERLOAD_WORKERS, OVERLOAD_SERVICE)?;
     let sidecar = start(background, app.address(), OVERLOAD_WORKERS, 100, "100ms")?;
     let admin = sidecar.admin_address();
-    println!("  Look at it while it runs: http://{admin}/status.json and /metrics");
+    println!("  Look at it while it runs: http://{admin}/");
     println!();
     io::stdout().flush()?;
     let outcomes = watch("with tidegate", sidecar.addresses()[0], OVERLOAD)?;
