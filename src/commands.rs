@@ -38,7 +38,7 @@ fn print(text: &str) {
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  tidegate run --upstream http://127.0.0.1:8000 --max-in-flight 8
+  tidegate run --upstream http://127.0.0.1:8000
   tidegate run -c tidegate.toml
   tidegate check -c tidegate.toml --explain \"GET /api/x\"
   tidegate status --watch

@@ -78,7 +78,7 @@ fn play_all() -> Result<()> {
         began.elapsed().as_secs_f64()
     );
     println!();
-    println!("  tidegate run --upstream http://127.0.0.1:8000 --max-in-flight 8");
+    println!("  tidegate run --upstream http://127.0.0.1:8000");
     println!();
     Ok(())
 }

@@ -27,7 +27,7 @@ pub struct RunArgs {
     /// Where clients connect [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// How many requests the application works on at once, or auto to have it found [default: 16]
+    /// How many requests the application works on at once, or auto to have it found [default: auto]
     #[arg(long, value_name = "N")]
     max_in_flight: Option<String>,
     /// Where metrics, health and status are [default: 0.0.0.0:9909]

@@ -93,8 +93,10 @@ fn upstreams(status: &Value) -> Table {
             _ => "up",
         };
         let limit = &upstream["limit"];
-        let why = match limit["mode"].as_str() {
-            Some("auto") => format!("auto: {}", word(&limit["decision"]).replace('_', " ")),
+        let unmeasured = limit["throughput"].as_f64() == Some(0.0);
+        let why = match (limit["mode"].as_str(), word(&limit["decision"])) {
+            (Some("auto"), "hold") if unmeasured => "auto: not full yet".to_owned(),
+            (Some("auto"), decision) => format!("auto: {}", decision.replace('_', " ")),
             _ => "max_in_flight".to_owned(),
         };
         table.row([

@@ -115,8 +115,6 @@ codes! {
     ReservedTooLarge = Error "reserved-too-large",
     /// Fewer connections than requests in flight.
     HiddenQueue = Error "hidden-queue",
-    /// The budget is not set.
-    SlotsAssumed = Warning "slots-assumed",
     /// A route that takes all that `default` would, and perhaps should not.
     CatchAllRoute = Warning "catch-all-route",
     /// A cap that the budget never lets a route reach.

@@ -162,10 +162,9 @@ table! {
         /// TLS with the application. Default: as in its keys. Only beside an `https` URL.
         tls: UpstreamTls,
         /// Requests that the application works on at once, over all routes; the others wait in the
-        /// queue of their route. 1 to 100000, what it works on in parallel; or "auto", to have the
-        /// number found by watching the application. Default 16, with a warning. Streams and exempt
-        /// routes come on top.
-        max_in_flight: Budget = "16",
+        /// queue of their route. Default "auto": the number is found by watching the application;
+        /// or 1 to 100000: what it works on in parallel. Streams and exempt routes come on top.
+        max_in_flight: Budget = "auto",
         /// What `max_in_flight = "auto"` never goes below. Default 2, or one more than the routes
         /// reserve; 1 to 100000. At most `auto_max`, and more than what routes reserve.
         auto_min: Int<1, 100_000> = "2",

@@ -142,9 +142,6 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         .help("say where the application listens: url = \"http://127.0.0.1:8000\"");
     }
     let max_in_flight = budget(table);
-    if !table.max_in_flight.is_written() {
-        slots_assumed(max_in_flight, *place, cx);
-    }
     let Int(max_connections) = *table.max_connections.value();
     let Time(connect_timeout) = *table.connect_timeout.value();
     let Time(idle_timeout) = *table.idle_timeout.value();
@@ -168,21 +165,6 @@ fn upstream(named: &Named<raw::Upstream>, cx: &mut Context<'_>) -> Upstream {
         idle_timeout,
         hold,
     }
-}
-
-/// No number suits every application, and one that is wrong wastes it or does not protect it.
-fn slots_assumed(assumed: Budget, place: Place, cx: &mut Context<'_>) {
-    let how = if place.is_in_file() { "set it" } else { "set it with --max-in-flight" };
-    cx.report(
-        Code::SlotsAssumed,
-        place,
-        format!("`max_in_flight` is not set: {assumed} is assumed"),
-        "`max_in_flight` is missing",
-    )
-    .help(format!(
-        "{how} to the number of requests that the application works on in parallel, or to \"auto\" \
-         to have it found"
-    ));
 }
 
 fn budget(table: &raw::Upstream) -> Budget {

@@ -247,8 +247,6 @@ mod tests {
     #[test]
     fn the_budget_and_the_floor() {
         let (limits, _) = lanes("");
-        assert_eq!(limits.budget, Budget::Fixed(16));
-        let (limits, _) = lanes("max_in_flight = \"auto\"\n");
         let auto = AutoLimits { min: 2, max: 500, max_latency: None };
         assert_eq!((limits.budget, limits.floor_period), (Budget::Auto(auto), 20));
         let (limits, _) = lanes("max_in_flight = 8\nclass_floor = \"12%\"\n");

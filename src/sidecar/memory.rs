@@ -6,7 +6,7 @@
 
 use std::fs;
 
-use crate::config::{AdmissionMode, Config, Route, RouteKind};
+use crate::config::{AdmissionMode, Budget, Config, Route, RouteKind};
 
 /// What is there before the first client: code, runtimes, metrics, the routes of a usual file.
 const BASE: u64 = 8 * 1024 * 1024;
@@ -19,30 +19,63 @@ const EXCHANGE: u64 = 112 * 1024;
 const STREAM: u64 = 36 * 1024;
 /// Below that nobody would be served any more.
 const FEWEST: u64 = 32;
+/// Below that a limit could hardly find itself.
+const FEWEST_IN_FLIGHT: u32 = 16;
 
-/// Lowers the bound on client connections to what fits into the memory of the process's cgroup.
+/// Lowers the bound on client connections, and what limits that find themselves may find, to what
+/// fits into the memory of the process's cgroup.
 pub fn fit_memory(config: &mut Config) {
     let Some(limit) = limit(&|path| fs::read_to_string(path).ok()) else { return };
-    let most = most_connections(config, limit);
-    if config.server.max_connections <= most {
+    let wanted = config.server.max_connections;
+    let lowered = lower_auto(config, limit);
+    config.server.max_connections = wanted.min(most_connections(config, limit));
+    if !lowered && config.server.max_connections == wanted {
         return;
     }
     tracing::warn!(
         memory_bytes = limit,
-        wanted = config.server.max_connections,
-        max_connections = most,
+        wanted,
+        max_connections = config.server.max_connections,
+        in_flight = in_flight(config),
         "the memory limit of the container is too low for the configuration; \
-         connections are bounded further"
+         connections and requests in flight are bounded further"
     );
-    config.server.max_connections = most;
+}
+
+/// What all clients and requests may take, in bytes.
+fn usable(limit: u64) -> u64 {
+    // The rest is for the kernel's buffers and for what lies between pieces of memory in use.
+    (limit / 4 * 3).saturating_sub(BASE)
+}
+
+/// The most requests with the applications at once.
+fn in_flight(config: &Config) -> u64 {
+    config.upstreams.iter().map(|upstream| u64::from(upstream.max_in_flight.most())).sum()
+}
+
+/// Limits that find themselves stay within a quarter of the memory, so that the rest is for
+/// clients: who writes a number wants it, but `auto_max` says only where to stop. Says whether one
+/// was lowered.
+fn lower_auto(config: &mut Config, limit: u64) -> bool {
+    let autos = config.upstreams.iter_mut().map(|upstream| &mut upstream.max_in_flight);
+    let autos: Vec<_> = autos.filter(|budget| matches!(budget, Budget::Auto { .. })).collect();
+    let share = usable(limit) / 4 / EXCHANGE / autos.len().max(1) as u64;
+    let share = u32::try_from(share).unwrap_or(u32::MAX).max(FEWEST_IN_FLIGHT);
+    let mut lowered = false;
+    for budget in autos {
+        let most = budget.most();
+        // What is reserved needs its slots.
+        *budget = budget.at_most(share.max(budget.least()));
+        lowered |= budget.most() < most;
+    }
+    lowered
 }
 
 /// How many connections fit, whatever their clients do.
 fn most_connections(config: &Config, limit: u64) -> u32 {
-    // The rest is for the kernel's buffers and for what lies between pieces of memory in use.
-    let usable = (limit / 4 * 3).saturating_sub(BASE);
+    let usable = usable(limit);
     let each = config.server.max_header_bytes as u64 + CONNECTION;
-    let in_flight: u64 = config.upstreams.iter().map(|up| u64::from(up.max_in_flight.most())).sum();
+    let in_flight = in_flight(config);
     let streams: u64 = streams(config).sum();
     let needed = |connections: u64| {
         // Over HTTP/1 nobody is served more than once at a time.
@@ -125,19 +158,40 @@ mod tests {
             config::parse("t", &text, &[], &Overrides::default()).unwrap().config
         };
         let most = |toml: &str, mebibytes: u64| most_connections(&config(toml), mebibytes << 20);
-        assert_eq!(most("", 64), 955);
+        let fixed = "max_in_flight = 16\n";
+        assert_eq!(most(fixed, 64), 955);
         assert_eq!(most("max_in_flight = 300\n", 64), 267);
         assert_eq!(most("max_in_flight = 100000\nmax_connections = 100000\n", 64), 267);
-        assert_eq!(most("[server]\nmax_header_bytes = \"8KiB\"\n", 64), 2_304);
+        assert_eq!(most("max_in_flight = 16\n[server]\nmax_header_bytes = \"8KiB\"\n", 64), 2_304);
         let small = "max_in_flight = 300\n[server]\nmax_header_bytes = \"8KiB\"\n";
         assert_eq!(most(small, 64), 432);
         let streams = "[[route]]\nname = \"s\"\nmatch = { path = \"/s\" }\nkind = \"stream\"\n\
                        max_in_flight = 5000\n";
+        let streams = &format!("{fixed}{streams}");
         assert_eq!(most(streams, 64), 955, "the room for a long head is enough for a stream");
-        let small = format!("[server]\nmax_header_bytes = \"8KiB\"\n{streams}");
+        let small = streams.replace("16\n", "16\n[server]\nmax_header_bytes = \"8KiB\"\n");
         let table = [64, 128, 256].map(|mebibytes| most(&small, mebibytes));
         assert_eq!(table, [1_088, 2_453, 5_389], "as the README says");
-        assert_eq!(most("", 1), FEWEST as u32);
-        assert_eq!(most("", 1 << 30), u32::MAX);
+        assert_eq!(most(fixed, 1), FEWEST as u32);
+        assert_eq!(most(fixed, 1 << 30), u32::MAX);
+    }
+
+    #[test]
+    fn what_auto_may_find() {
+        let lowered = |toml: &str, mebibytes: u64| {
+            let text = format!("[upstream]\nurl = \"http://a\"\n{toml}");
+            let mut config = config::parse("t", &text, &[], &Overrides::default()).unwrap().config;
+            let lowered = lower_auto(&mut config, mebibytes << 20);
+            let budget = config.upstreams[0].max_in_flight;
+            let connections = most_connections(&config, mebibytes << 20);
+            (lowered, budget.least(), budget.most(), connections)
+        };
+        let table = [64, 128, 256].map(|mebibytes| lowered("", mebibytes));
+        let expected = [(true, 2, 91, 750), (true, 2, 201, 1_648), (true, 2, 420, 3_448)];
+        assert_eq!(table, expected, "as the README says");
+        assert!(!lowered("", 1024).0 && !lowered("auto_max = 50\n", 64).0);
+        assert_eq!(lowered("auto_min = 200\n", 64).2, 200, "what is reserved needs its slots");
+        assert_eq!(lowered("max_in_flight = 300\n", 64).2, 300, "a number is what was asked for");
+        assert_eq!(lowered("", 1).2, FEWEST_IN_FLIGHT);
     }
 }

@@ -76,12 +76,17 @@ it_is_started_when_it_accepts() {
     say "systemctl start returns when it accepts clients, as a user of its own; the metrics are whole"
 }
 
-a_reload_looks_first() {
+a_reload_looks_first_and_takes_effect() {
+    # By itself it would take a changed file too.
+    put_config $'max_in_flight = 4\n[server]\nwatch_config = false'
+    on_host systemctl restart tidegate
+    put_config $'max_in_flight = 5\n[server]\nwatch_config = false'
     on_host systemctl reload tidegate || fail "a reload of a valid file fails"
+    until_true 10 on_host sh -c 'curl -s http://127.0.0.1:9909/metrics | grep -qx "tidegate_upstream_in_flight_limit{upstream=\"default\"} 5"'
     put_config 'max_in_fligth = 4'
     on_host systemctl reload tidegate 2>/dev/null && fail "a reload of an invalid file succeeds"
     unit_is ActiveState active && [ "$(admin /ready)" = 200 ] || fail "a failed reload changed something"
-    say "systemctl reload fails for an invalid file, and the service goes on"
+    say "systemctl reload takes effect in place, fails for an invalid file, and the service goes on"
 }
 
 an_invalid_file_is_not_tried_again() {
@@ -112,7 +117,7 @@ check_systemd() {
     start_host
     the_unit_is_valid
     it_is_started_when_it_accepts
-    a_reload_looks_first
+    a_reload_looks_first_and_takes_effect
     an_invalid_file_is_not_tried_again
     it_drains_when_stopped
     docker rm -f "$host" >/dev/null

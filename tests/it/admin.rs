@@ -204,7 +204,8 @@ async fn status_tells_what_a_running_one_does() {
     let text = String::from_utf8(told.stdout).unwrap();
     assert_eq!(told.status.code(), Some(0), "{text}");
     assert!(text.contains(&format!("default ({})", echo.address)), "{text}");
-    assert!(text.contains("0/16") && text.contains("0/1024"), "{text}");
+    assert!(text.contains("0/8") && text.contains("0/1024"), "{text}");
+    assert!(text.contains("auto: not full yet"), "{text}");
     // Without arguments, as in a container.
     let listen = tide.sidecar.admin_address().to_string();
     let told = status(&[], Some(listen)).await.unwrap();

@@ -68,7 +68,7 @@ fn warnings_pass_unless_denied() {
     let args = args("warned.toml");
     let allowed = outcome(&args);
     assert_eq!(allowed.status, 0);
-    assert!(allowed.stderr.contains("slots-assumed"), "{}", allowed.stderr);
+    assert!(allowed.stderr.contains("stale-connections"), "{}", allowed.stderr);
     assert!(allowed.stdout.starts_with("ok: "), "{}", allowed.stdout);
     let denied = outcome(&CheckArgs { deny_warnings: true, ..args });
     assert_eq!((denied.status, denied.stdout.as_str()), (78, ""));
