@@ -57,6 +57,7 @@ mod floors;
 mod heap;
 mod lane;
 mod limits;
+mod open;
 mod pause;
 mod ready;
 mod retry;
@@ -100,6 +101,8 @@ pub struct Gate {
     shared_in_flight: u32,
     /// Slots of the budget that are set aside for single lanes.
     set_aside: u32,
+    /// Slots of the budget that responses hold which stay open.
+    open: u32,
     /// Requests inside the budget's lanes that were let through without being held to it.
     shadow_in_flight: u32,
     lanes: Vec<Lane>,
@@ -133,6 +136,7 @@ impl Gate {
             in_flight: 0,
             shared_in_flight: 0,
             set_aside: 0,
+            open: 0,
             shadow_in_flight: 0,
             lanes: Vec::new(),
             ready: Ready::new(),
@@ -168,13 +172,18 @@ impl Gate {
         let grant = slot.consumed();
         // A pause says nothing of how long the application takes.
         let held = self.now.since(grant.at.max(self.resumed));
+        let on_top = self.is_on_top(&grant);
         let here = &mut self.lanes[grant.lane as usize];
-        here.returns.completed(held);
+        if !on_top {
+            here.returns.completed(held);
+        }
         if let Outcome::Answered(time) = outcome {
             here.service.record(time);
         }
         self.settle(&grant, held);
-        self.learn(&grant, outcome);
+        if !on_top {
+            self.learn(&grant, outcome);
+        }
         self.release(&grant);
         self.dispatch();
         self.check(grant.lane);
@@ -314,6 +323,7 @@ impl Gate {
         Snapshot {
             max_in_flight: self.limit,
             in_flight: self.in_flight,
+            open: self.open,
             rejected_class: self.rejected_class,
             paused: self.paused.is_some(),
             hold_left: self.held_until().map(|until| until.since(now)).unwrap_or_default(),
@@ -331,9 +341,7 @@ impl Gate {
             (Budget::Auto(limits), Some(auto)) => auto.set_limits(self.now, limits),
             (Budget::Auto(limits), auto) => *auto = Some(Box::new(Auto::new(self.now, limits))),
         }
-        if let Some(auto) = &self.auto {
-            self.limit = auto.limit();
-        }
+        self.take_limit();
     }
 
     /// Shows the automatic limit how a request went.
@@ -345,11 +353,11 @@ impl Gate {
             now: self.now,
             lane: grant.lane as usize,
             outcome,
-            in_flight: self.in_flight,
+            in_flight: self.in_flight - self.open,
             full,
             turned_away: self.turned_away,
         });
-        self.limit = auto.limit();
+        self.take_limit();
     }
 
     /// Frees the place of a ticket that has ended.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use loom::future::block_on;
 use loom::thread;
-use tidegate::gate::{self, Arrival, Budget, LaneLimits, Limits, RejectReason};
+use tidegate::gate::{self, Arrival, AutoLimits, Budget, LaneLimits, Limits, RejectReason};
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "../src/admission/shared.rs"]
@@ -239,6 +239,31 @@ fn a_higher_limit_and_a_release_wake_both_waiters() {
         drop((first, second));
         release.join().unwrap();
         reconfigure.join().unwrap();
+        at_rest(&admission);
+    });
+}
+
+#[test]
+fn a_response_that_stays_open_wakes_who_waits() {
+    model(|| {
+        let found = |max| {
+            let auto = AutoLimits { min: 1, max, max_latency: None };
+            Limits { budget: Budget::Auto(auto), ..limits(1) }
+        };
+        let admission = Admission::new(&found(1));
+        // One is what it has found; it may go to two.
+        admission.reconfigure(&found(2));
+        let mut permit = admitted(&admission);
+        let (first, second) = (queued(&admission), queued(&admission));
+        let opens = thread::spawn(move || {
+            permit.stay_open();
+            permit
+        });
+        let first = resolve(first).unwrap();
+        let release = thread::spawn(move || drop(first));
+        drop(resolve(second).unwrap());
+        release.join().unwrap();
+        drop(opens.join().unwrap());
         at_rest(&admission);
     });
 }

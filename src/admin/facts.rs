@@ -34,12 +34,13 @@ pub(super) const ROUTE_FIELDS: [&str; 13] = [
     "rejected",
 ];
 /// The fields of an upstream in a sample.
-pub(super) const UPSTREAM_FIELDS: [&str; 10] = [
+pub(super) const UPSTREAM_FIELDS: [&str; 11] = [
     "in_flight",
     "limit",
     "up",
     "paused",
     "connections",
+    "open",
     "decision",
     "throughput",
     "latency",
@@ -253,12 +254,13 @@ fn route_row(index: usize, route: &RouteSample) -> String {
 fn upstream_row(upstream: &UpstreamSample) -> String {
     let auto = &upstream.auto;
     format!(
-        "[{},{},{},{},{},{},{},{},{},{}]",
+        "[{},{},{},{},{},{},{},{},{},{},{}]",
         short(upstream.in_flight),
         upstream.limit,
         u8::from(upstream.up),
         u8::from(upstream.paused && !upstream.hold_left.is_zero()),
         upstream.connections,
+        upstream.open,
         auto.decision,
         short(auto.throughput),
         short(auto.latency * 1e3),

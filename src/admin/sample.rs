@@ -56,6 +56,8 @@ pub(super) struct UpstreamSample {
     /// ...and for so long more requests wait for it.
     pub(super) hold_left: Duration,
     pub(super) connections: u64,
+    /// Slots of the limit that responses hold which stay open.
+    pub(super) open: u64,
     pub(super) auto: LimitReading,
 }
 
@@ -146,6 +148,7 @@ fn between(before: &Look, now: &Look, config: &Config) -> Sample {
             paused: upstream.paused,
             hold_left: upstream.hold_left,
             connections: upstream.connections,
+            open: upstream.open_responses,
             auto: upstream.limit.clone(),
         }
     });

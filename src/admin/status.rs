@@ -63,6 +63,8 @@ struct UpstreamStatus<'a> {
     in_flight: u64,
     max_in_flight: u64,
     connections: u64,
+    /// Requests in flight whose response stays open; with `auto` they come on top of its limit.
+    open_responses: u64,
     /// Nothing is let in at present, since the application is away.
     paused: bool,
     /// Seconds for which requests still wait for it; then they are turned away.
@@ -210,6 +212,7 @@ impl<'a> UpstreamStatus<'a> {
             in_flight: reading.in_flight,
             max_in_flight: reading.in_flight_limit,
             connections: reading.connections,
+            open_responses: reading.open_responses,
             paused: reading.paused,
             hold_left: reading.hold_left.as_secs_f64(),
             limit: LimitStatus::new(&reading.limit, reading.in_flight_limit),

@@ -195,8 +195,7 @@ fn overloaded(window: &Sample, names: &Names, total: &Total) -> (Level, Headline
     let upstream = &window.upstreams[upstream];
     let rate = number(total.answered as f64 / window.seconds);
     let detail = if is_full(upstream.in_flight, upstream.limit) {
-        let slots = slots(upstream.in_flight, upstream.limit);
-        format!("The app does what it can: {rate} answers a second, {slots}. {}", hint(upstream))
+        held_open(upstream).unwrap_or_else(|| does_what_it_can(upstream, total, &rate))
     } else if is_full(route.in_flight, route.limit) {
         let name = &names.routes[worst];
         let slots = slots(route.in_flight, route.limit);
@@ -205,6 +204,28 @@ fn overloaded(window: &Sample, names: &Names, total: &Total) -> (Level, Headline
         format!("The app answers {rate} requests a second.")
     };
     (Level::Overloaded, Box::new(text), detail)
+}
+
+/// Where half of the slots or more are held by responses that stay open, these are the reason.
+fn held_open(upstream: &UpstreamSample) -> Option<String> {
+    let UpstreamSample { open, limit, .. } = *upstream;
+    (2 * open >= limit).then(|| {
+        format!(
+            "{open} of {limit} slots are held by responses that stay open (WebSocket, event \
+             stream). Routes with kind = \"stream\" have a bound of their own for them."
+        )
+    })
+}
+
+fn does_what_it_can(upstream: &UpstreamSample, total: &Total, rate: &str) -> String {
+    let slots = slots(upstream.in_flight, upstream.limit);
+    if total.answered + total.failed == 0 {
+        return format!(
+            "No request ends: {slots}. The app hangs, or its answers take as long as streams do: \
+             those belong on a route with kind = \"stream\"."
+        );
+    }
+    format!("The app does what it can: {rate} answers a second, {slots}. {}", hint(upstream))
 }
 
 fn hint(upstream: &UpstreamSample) -> &'static str {
@@ -395,6 +416,15 @@ mod tests {
             "The app does what it can: 116 answers a second, all 16 slots in use. If it could \
              work on more at once, raise max_in_flight; else it needs more capacity."
         );
+        let (_, _, detail) = say(UpstreamSample { open: 8, ..upstream(16.0) }, full.clone());
+        assert_eq!(
+            detail,
+            "8 of 16 slots are held by responses that stay open (WebSocket, event stream). Routes \
+             with kind = \"stream\" have a bound of their own for them."
+        );
+        let none = RouteSample { answered: 0, ..full.clone() };
+        let (_, _, detail) = say(upstream(16.0), none);
+        assert!(detail.starts_with("No request ends: all 16 slots in use."), "{detail}");
         let auto = LimitReading { auto: true, ..LimitReading::default() };
         let (_, _, detail) = say(UpstreamSample { auto, ..upstream(16.0) }, full.clone());
         assert!(detail.ends_with("more capacity would."), "{detail}");

@@ -189,6 +189,12 @@ impl Permit {
     pub fn note(&mut self, outcome: Outcome) {
         self.outcome = outcome;
     }
+
+    /// The response has begun and stays open; see [`Gate::stay_open`].
+    pub fn stay_open(&mut self) {
+        let slot = self.slot.as_mut().expect("a permit has its slot until it is dropped");
+        self.admission.with(|gate, now| gate.stay_open(now, slot));
+    }
 }
 
 impl Drop for Permit {

@@ -99,6 +99,10 @@ fn upstreams(status: &Value) -> Table {
             (Some("auto"), decision) => format!("auto: {}", decision.replace('_', " ")),
             _ => "max_in_flight".to_owned(),
         };
+        let why = match upstream["open_responses"].as_u64() {
+            Some(open) if open > 0 => format!("{why}, {open} stay open"),
+            _ => why,
+        };
         table.row([
             name,
             state.to_owned(),

@@ -163,7 +163,8 @@ table! {
         tls: UpstreamTls,
         /// Requests that the application works on at once, over all routes; the others wait in the
         /// queue of their route. Default "auto": the number is found by watching the application;
-        /// or 1 to 100000: what it works on in parallel. Streams and exempt routes come on top.
+        /// or 1 to 100000: what it works on in parallel. Streams and exempt routes come on top;
+        /// with "auto" WebSockets and event streams of other routes too, up to `auto_max` in all.
         max_in_flight: Budget = "auto",
         /// What `max_in_flight = "auto"` never goes below. Default 2, or one more than the routes
         /// reserve; 1 to 100000. At most `auto_max`, and more than what routes reserve.

@@ -25,6 +25,7 @@ impl Gate {
         invariant!(in_flight == self.in_flight, "the budget counts what its lanes count");
         invariant!(shadow == self.shadow_in_flight, "what is let through is counted once");
         invariant!(shared == self.shared_in_flight, "what is shared is counted once");
+        invariant!(self.open <= self.in_flight, "what stays open holds a slot");
         invariant!(queued as usize == self.deadlines.len(), "who waits has a deadline");
         for (class, count) in waiting.into_iter().enumerate() {
             invariant!(count == self.floors.waiting(class), "floors count who waits");

@@ -153,7 +153,7 @@ pub(super) struct Sample {
     pub(super) now: Time,
     pub(super) lane: usize,
     pub(super) outcome: Outcome,
-    /// Before its slot came back.
+    /// Before its slot came back, without those that stay open.
     pub(super) in_flight: u32,
     /// No lane could have had one more out of what all may use.
     pub(super) full: bool,
@@ -232,8 +232,9 @@ impl Auto {
         self.enter(Arm::Level, now);
     }
 
-    pub(super) fn limit(&self) -> u32 {
-        self.limit
+    /// The limit where so many responses stay open, which are no part of it.
+    pub(super) fn limit_beside(&self, open: u32) -> u32 {
+        self.limit.saturating_add(open).min(self.limits.max)
     }
 
     pub(super) fn snapshot(&self) -> AutoSnapshot {

@@ -89,6 +89,10 @@ impl Gate {
             invariant!(self.in_flight > 0, "I5: a slot is given back exactly once");
             self.shared_in_flight -= before - here.beyond_reservation();
             self.in_flight -= 1;
+            if grant.open {
+                self.open -= 1;
+                self.take_limit();
+            }
         }
         self.ready.refile(&mut self.lanes, grant.lane, self.limit);
     }
@@ -279,7 +283,7 @@ impl Gate {
     }
 
     fn grant(&self, lane: u32, class: usize, shadow: bool, charge: Option<Charge>) -> Grant {
-        Grant { lane, class: class as u8, at: self.now, shadow, charge }
+        Grant { lane, class: class as u8, at: self.now, shadow, open: false, charge }
     }
 
     fn resolve(&mut self, index: u32, state: State) {

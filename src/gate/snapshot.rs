@@ -12,6 +12,8 @@ pub struct Snapshot {
     pub max_in_flight: u32,
     /// Slots of the budget in use.
     pub in_flight: u32,
+    /// Those of them that responses hold which stay open.
+    pub open: u32,
     /// Requests turned away by class, over all lanes.
     pub rejected_class: [u64; Class::COUNT],
     /// Nothing is granted at present.

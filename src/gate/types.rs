@@ -78,6 +78,8 @@ pub(super) struct Grant {
     pub(super) at: Time,
     /// It lies outside the limits: the lane was not held to them.
     pub(super) shadow: bool,
+    /// The response stays open.
+    pub(super) open: bool,
     /// What it was taken to cost, if it had to wait.
     pub(super) charge: Option<Charge>,
 }
@@ -200,6 +202,10 @@ impl Slot {
     #[must_use]
     pub fn lane(&self) -> usize {
         self.0.lane as usize
+    }
+
+    pub(super) fn grant_mut(&mut self) -> &mut Grant {
+        &mut self.0
     }
 
     pub(super) fn consumed(self) -> Grant {

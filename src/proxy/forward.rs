@@ -52,6 +52,9 @@ pub(super) async fn forward(
             let spoilt = lag.spoils(service_time);
             let outcome = outcome::answered(status, response.headers(), service_time, spoilt);
             plan.note(lease.held_mut(), outcome);
+            if outcome::stays_open(status, response.headers()) {
+                lease.held_mut().stay_open();
+            }
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(switch(response, client, plan, lease, exchange));
             }

@@ -22,8 +22,7 @@ pub(super) fn answered(
 ) -> Outcome {
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Outcome::Overloaded,
-        StatusCode::SWITCHING_PROTOCOLS => Outcome::Unknown,
-        _ if spoilt || is_event_stream(headers) => Outcome::Unknown,
+        _ if spoilt || stays_open(status, headers) => Outcome::Unknown,
         _ => Outcome::Answered(service_time),
     }
 }
@@ -41,6 +40,11 @@ pub(super) fn failed(error: UpstreamError, stale: bool, upload: Option<UploadSta
         UpstreamError::ConnectionTimeout | UpstreamError::HttpResponseTimeout => Outcome::TimedOut,
         _ => Outcome::Unknown,
     }
+}
+
+/// Whether a response stays open until somebody ends it, however fast the application is.
+pub(super) fn stays_open(status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || is_event_stream(headers)
 }
 
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {

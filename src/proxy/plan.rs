@@ -102,6 +102,7 @@ pub(super) fn upstream_reading(
         in_flight_limit: u64::from(gate.max_in_flight),
         up,
         connections,
+        open_responses: u64::from(gate.open),
         paused: gate.paused,
         hold_left: gate.hold_left,
         rejected_class: gate.rejected_class.to_vec(),

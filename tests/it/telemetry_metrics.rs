@@ -236,6 +236,7 @@ fn a_reading_is_put_out_as_given() {
         in_flight_limit: 8,
         up: true,
         connections: 9,
+        open_responses: 2,
         paused: true,
         hold_left: Duration::from_millis(1_500),
         rejected_class: vec![0, 0, 0, 5, 0, 0, 0, 0],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{App, End, Tide, Wire};
+use crate::support::{App, End, Metrics, Tide, Wire};
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -177,4 +177,56 @@ async fn a_tunnel_lives_until_the_grace_ends() {
         client.end().await;
     };
     tokio::join!(draining, talking);
+}
+
+/// What the gate has in flight, its limit, and those of them that stay open.
+fn slots(metrics: &Metrics) -> [f64; 3] {
+    let families = ["in_flight", "in_flight_limit", "open_responses"];
+    families.map(|family| metrics.sum(&format!("tidegate_upstream_{family}"), &[]))
+}
+
+#[tokio::test]
+async fn what_stays_open_comes_on_top_of_a_limit_that_finds_itself() {
+    let app = App::start().await;
+    // Without a queue whoever finds no slot is turned away.
+    let tide = Tide::before(app.address, "[defaults]\nmax_queue = 0\n");
+    let mut tunnels = Vec::new();
+    for _ in 0..12 {
+        tunnels.push(open(&tide, &app).await);
+    }
+    let mut listener = tide.client().await;
+    listener.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    conn.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+    assert_eq!(listener.head().await.status(), 200);
+    assert_eq!(slots(&tide.metrics().await), [13.0, 8.0 + 13.0, 13.0]);
+
+    let mut other = tide.client().await;
+    other.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (_conn, _) = app.serve("").await;
+    assert_eq!(other.response().await.status(), 200);
+
+    tunnels.truncate(3);
+    drop((listener, conn));
+    let metrics = tide.until("the others have ended", |metrics| slots(metrics)[0] == 3.0).await;
+    assert_eq!(slots(&metrics), [3.0, 8.0 + 3.0, 3.0]);
+    drop(tunnels);
+    let metrics = tide.at_rest().await;
+    assert_eq!(slots(&metrics), [0.0, 8.0, 0.0]);
+}
+
+#[tokio::test]
+async fn what_stays_open_counts_within_a_number() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "[upstream]\nmax_in_flight = 2\n[defaults]\nmax_queue = 0\n");
+    let tunnels = [open(&tide, &app).await, open(&tide, &app).await];
+    let refused = tide.client().await.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(refused.status(), 503);
+    let metrics = tide.metrics().await;
+    assert_eq!(slots(&metrics), [2.0, 2.0, 2.0]);
+    let status = tide.status().await;
+    assert_eq!(status["upstreams"][0]["open_responses"], 2, "{status}");
+    drop(tunnels);
+    tide.at_rest().await;
 }

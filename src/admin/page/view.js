@@ -266,10 +266,14 @@ function limits() {
     const state = newest().upstreams[index];
     const name = facts.upstreams.length > 1 ? `${upstream.name}: ` : '';
     if (upstream.mode === 'fixed') {
-      return [make('p', {}, `${name}You set max_in_flight = ${upstream.max}: the app never gets more than ${upstream.max} requests at once.`)];
+      const open = state.open ? ` ${many(state.open, 'slot is', 'slots are')} held by responses that stay open.` : '';
+      return [make('p', {}, `${name}You set max_in_flight = ${upstream.max}: the app never gets more than ${upstream.max} requests at once.${open}`)];
     }
     const [moved, why] = DECISION[facts.decisions[state.decision]];
     const found = [make('p', {}, `${name}It finds itself, between ${upstream.min} and ${upstream.max}. It ${moved}, since ${why}.`)];
+    if (state.open) {
+      found.push(make('p', {}, `${many(state.open, 'response that stays open counts', 'responses that stay open count')} on top of what it has found.`));
+    }
     if (state.throughput) {
       found.push(pairs([
         ['Done when full', `${figure(state.throughput)}/s`],

@@ -112,7 +112,7 @@ mod tests {
                 now: Time::from_nanos((from + number) * 1_000_000),
                 lane,
                 outcome: Outcome::Answered(Duration::from_millis(millis)),
-                in_flight: auto.limit(),
+                in_flight: auto.limit,
                 full: true,
                 turned_away: number,
             });
@@ -138,7 +138,7 @@ mod tests {
         play(&mut auto, 401, 100, 5, 500);
         auto.set_limits(Time::from_nanos(502_000_000), AutoLimits { max: 3, ..BOUNDS });
         for step in 0..20 {
-            assert!(auto.limit() <= 3, "{}", auto.limit());
+            assert!(auto.limit <= 3, "{}", auto.limit);
             play(&mut auto, 503 + step * 50, 50, 5, 500);
         }
     }
@@ -153,7 +153,7 @@ mod tests {
         }
         let (before, end) = (auto.measured, auto.ramp.map_or(0, |ramp| ramp.to));
         play(&mut auto, now, 200, 20, 500);
-        assert!(auto.arm != Arm::Up && auto.limit() < end, "{} of {end}", auto.limit());
+        assert!(auto.arm != Arm::Up && auto.limit < end, "{} of {end}", auto.limit);
         assert!(auto.level >= before);
     }
 }

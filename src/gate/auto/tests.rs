@@ -40,7 +40,7 @@ impl World {
     }
 
     fn end(&mut self, outcome: impl Fn(Duration) -> Outcome) {
-        let limit = self.auto.limit();
+        let limit = self.auto.limit;
         // Little's law, with as many at work as there are, workers and delay allow.
         let alone = self.service + self.delay;
         let queueing = self.service.mul_f64(f64::from(limit) / f64::from(self.workers));
@@ -110,7 +110,7 @@ fn a_gate_that_is_not_full_teaches_nothing() {
             turned_away: 0,
         });
     }
-    assert_eq!((world.auto.limit(), world.auto.seen.decisions), (START, [0; 4]));
+    assert_eq!((world.auto.limit, world.auto.seen.decisions), (START, [0; 4]));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_the_queue_absorbs_lowers_nothing() {
     // For less than five seconds, and nobody is turned away.
     for _ in 0..1_500 {
         world.end(Outcome::Answered);
-        assert!(world.auto.limit() >= before);
+        assert!(world.auto.limit >= before);
     }
 }
 
@@ -130,7 +130,7 @@ fn stays_within_its_bounds() {
         let mut world = World::new(16, AutoLimits { min, max, max_latency: None });
         for _ in 0..5_000 {
             world.play(1);
-            let limit = world.auto.limit();
+            let limit = world.auto.limit;
             assert!((min.max(1)..=max.max(min).max(1)).contains(&limit), "{limit}");
         }
     }
@@ -173,7 +173,7 @@ fn bounds_given_again_disturb_nothing() {
     }
     assert!((16..=23).contains(&world.level()), "{}", world.level());
     world.auto.set_limits(world.now, AutoLimits { max: 10, ..BOUNDS });
-    assert_eq!(world.auto.limit(), 10);
+    assert_eq!(world.auto.limit, 10);
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_look_upwards_that_does_harm_is_a_short_one() {
     let mut above = 0;
     for _ in 0..100 {
         world.play(1);
-        above += u32::from(world.auto.limit() > START);
+        above += u32::from(world.auto.limit > START);
     }
     // Of 30 that it would take to be sure by the count alone.
     assert!((8..=20).contains(&above), "{above}");
@@ -209,7 +209,7 @@ fn a_small_level_is_rarely_halved_to_see_whether_half_would_do() {
     let mut below = 0;
     for _ in 0..20_000 {
         world.play(1);
-        below += u32::from(world.auto.limit() < world.workers);
+        below += u32::from(world.auto.limit < world.workers);
     }
     assert!((1..400).contains(&below), "{below}");
 }

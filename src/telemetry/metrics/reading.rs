@@ -78,6 +78,8 @@ pub struct UpstreamReading {
     pub up: bool,
     /// Connections open to it now, idle ones included.
     pub connections: u64,
+    /// Responses that stay open and hold a slot of its limit.
+    pub open_responses: u64,
     /// Nothing is let in at present, since the application is away.
     pub paused: bool,
     /// For how long more requests wait for it; then they are turned away.
@@ -210,7 +212,7 @@ fn route_gauges() -> [RouteFamily; 5] {
     ]
 }
 
-fn upstream_gauges() -> [UpstreamFamily; 5] {
+fn upstream_gauges() -> [UpstreamFamily; 6] {
     [
         (
             Family::gauge(
@@ -248,6 +250,15 @@ fn upstream_gauges() -> [UpstreamFamily; 5] {
                 "Connections open to the application now, idle ones included.",
             ),
             |upstream| upstream.connections as f64,
+        ),
+        (
+            Family::gauge(
+                "tidegate_upstream_open_responses",
+                "Requests in flight whose response stays open (WebSocket and other upgrades, \
+                 text/event-stream) on routes that share the limit. With \"auto\" they come on top \
+                 of what it has found.",
+            ),
+            |upstream| upstream.open_responses as f64,
         ),
     ]
 }

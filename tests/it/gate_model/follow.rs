@@ -4,7 +4,7 @@
 use std::slice::Iter;
 use std::time::Duration;
 
-use tidegate::gate::{Class, LaneKind, Limits, RejectReason, Snapshot, TicketId, Time};
+use tidegate::gate::{Budget, Class, LaneKind, Limits, RejectReason, Snapshot, TicketId, Time};
 
 use super::arrivals::Newcomer;
 use super::tracker::{Event, Held, SWEEP, Tracker, Waiter};
@@ -12,9 +12,20 @@ use super::tracker::{Event, Held, SWEEP, Tracker, Waiter};
 /// What was done to the gate.
 #[derive(Debug)]
 pub enum Did {
-    Arrive { lane: usize, class: usize, flow: usize, deadline: Option<Time>, saw: Saw },
+    Arrive {
+        lane: usize,
+        class: usize,
+        flow: usize,
+        deadline: Option<Time>,
+        saw: Saw,
+    },
     Complete(Held),
-    Abandon { id: TicketId, left: bool },
+    /// As the slot was before.
+    StayOpen(Held),
+    Abandon {
+        id: TicketId,
+        left: bool,
+    },
     Expire,
     Reconfigure(Limits),
     Pause,
@@ -40,7 +51,7 @@ impl Tracker {
             self.abandoned(*id, *left);
         }
         self.expire(&mut events);
-        self.limit = seen.max_in_flight;
+        let before = std::mem::replace(&mut self.limit, seen.max_in_flight);
         match did {
             Did::Arrive { lane, class, flow, deadline, saw } => {
                 self.learn(seen);
@@ -50,8 +61,19 @@ impl Tracker {
             }
             Did::Complete(held) => {
                 self.give_back(*held);
+                if held.open && matches!(self.limits.budget, Budget::Auto(_)) {
+                    // It teaches nothing: the limit is one less, unless its bound had kept it.
+                    assert!((self.limit..=self.limit + 1).contains(&before), "{before} {seen:?}");
+                }
                 self.learn(seen);
                 self.dispatch(&mut events);
+            }
+            Did::StayOpen(held) => {
+                self.open(*held);
+                self.check_on_top(*held, before);
+                let waiting = self.waiting.len();
+                self.dispatch(&mut events);
+                self.seen.on_top += (waiting - self.waiting.len()) as u64;
             }
             Did::Reconfigure(limits) => {
                 self.set_hold(limits.hold);
@@ -125,6 +147,16 @@ impl Tracker {
         self.take(waiter.lane, shadow);
         self.busy[waiter.lane][waiter.class].served += u32::from(!shadow);
         waiter
+    }
+
+    /// A limit that finds itself makes room, within its bounds; a number stays.
+    fn check_on_top(&self, held: Held, before: u32) {
+        let counts = self.inside(held.lane) && !held.shadow && !held.open;
+        let expected = match self.limits.budget {
+            Budget::Auto(auto) if counts => (before + 1).min(auto.max.max(auto.min).max(1)),
+            _ => before,
+        };
+        assert_eq!(self.limit, expected, "{held:?}");
     }
 
     fn all_drained(&mut self, events: &mut Events) {
@@ -258,7 +290,7 @@ impl Tracker {
             let granted = waiter.arrived + event.waited.unwrap_or_default();
             assert!(!event.granted || granted < waiter.until, "I7: granted after its bound");
             if event.granted {
-                self.slots.push(Held { lane: waiter.lane, shadow: false });
+                self.slots.push(Held::new(waiter.lane, false));
             }
         }
         self.lanes.clone_from(&seen.lanes);

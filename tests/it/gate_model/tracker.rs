@@ -43,6 +43,8 @@ pub struct Waiter {
 pub struct Held {
     pub lane: usize,
     pub shadow: bool,
+    /// Its response stays open.
+    pub open: bool,
 }
 
 /// What became of a ticket, in the order in which the gate decided it.
@@ -111,6 +113,8 @@ pub struct Seen {
     pub reserved: u64,
     /// Grants in a queue that stood.
     pub standing: u64,
+    /// Grants since a response stays open.
+    pub on_top: u64,
     /// Evictions of a lower class, and within the own class.
     pub evicted_lower: u64,
     pub evicted_own: u64,
@@ -128,6 +132,7 @@ impl Seen {
         self.newest_first += other.newest_first;
         self.reserved += other.reserved;
         self.standing += other.standing;
+        self.on_top += other.on_top;
         self.evicted_lower += other.evicted_lower;
         self.evicted_own += other.evicted_own;
     }
@@ -142,11 +147,20 @@ impl Seen {
             self.newest_first,
             self.reserved,
             self.standing,
+            self.on_top,
             self.evicted_lower,
             self.evicted_own,
         ];
         let all = others.into_iter().chain(self.rejected).chain(shadow.map(of));
         all.min().unwrap_or(0)
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    pub fn new(lane: usize, shadow: bool) -> Held {
+        Held { lane, shadow, open: false }
     }
 }
 
@@ -176,7 +190,7 @@ impl Tracker {
         &self.limits.lanes[lane]
     }
 
-    fn inside(&self, lane: usize) -> bool {
+    pub fn inside(&self, lane: usize) -> bool {
         self.lane(lane).kind == LaneKind::Budget
     }
 
@@ -379,13 +393,20 @@ impl Tracker {
     }
 
     pub fn take(&mut self, lane: usize, shadow: bool) {
-        self.slots.push(Held { lane, shadow });
+        self.slots.push(Held::new(lane, shadow));
         self.lanes[lane].admitted += 1;
     }
 
     pub fn give_back(&mut self, held: Held) {
         let at = self.slots.iter().position(|slot| *slot == held).expect("I5: a slot is held");
         self.slots.swap_remove(at);
+    }
+
+    /// The response of a slot in use stays open from now on.
+    pub fn open(&mut self, held: Held) {
+        self.give_back(held);
+        let open = self.inside(held.lane) && !held.shadow;
+        self.slots.push(Held { open, ..held });
     }
 
     pub fn reject(&mut self, lane: usize, class: usize, reason: RejectReason) {
@@ -416,6 +437,8 @@ impl Tracker {
         }
         let in_flight = self.in_flight();
         assert_eq!(seen.in_flight, self.budget_in_flight(&in_flight), "I5: slots in use");
+        let open = self.slots.iter().filter(|slot| slot.open).count();
+        assert_eq!(seen.open as usize, open, "slots of responses that stay open");
         assert_eq!(seen.paused, self.paused.is_some());
         let held_until = self.paused.map_or(self.now, |since| since + self.limits.hold);
         assert_eq!(seen.hold_left, held_until.since(self.now));

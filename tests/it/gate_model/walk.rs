@@ -138,7 +138,8 @@ impl Walk {
             return self.arrive(seed);
         }
         match self.random.below(100) {
-            0..78 if !self.slots.is_empty() => self.complete(),
+            0..76 if !self.slots.is_empty() => self.complete(),
+            76..78 if !self.slots.is_empty() => self.stay_open(),
             78..88 if !self.tickets.is_empty() => self.abandon(),
             88..91 if self.unseen == 0 => self.reconfigure(),
             // When what a pause left behind is done cannot be told where it is not seen.
@@ -171,13 +172,14 @@ impl Walk {
                     match saw {
                         Saw::Admitted => {
                             let shadow = !self.limits.lanes[lane].enforce;
-                            self.tracker.slots.push(Held { lane, shadow });
+                            self.tracker.slots.push(Held::new(lane, shadow));
                         }
                         Saw::Queued(id, until) => self.tracker.join_unsure(newcomer, id, until),
                         Saw::Rejected(_) => {}
                     }
                 }
                 Did::Complete(held) => self.tracker.give_back(held),
+                Did::StayOpen(held) => self.tracker.open(held),
                 Did::Abandon { id, .. } => _ = self.tracker.leave(id),
                 _ => {}
             }
@@ -218,7 +220,7 @@ impl Walk {
         let saw = match self.gate.arrive(self.now, arrival) {
             Verdict::Admitted(slot) => {
                 let shadow = !self.limits.lanes[lane].enforce;
-                self.slots.push((slot, Held { lane, shadow }));
+                self.slots.push((slot, Held::new(lane, shadow)));
                 Saw::Admitted
             }
             Verdict::Rejected(rejection) => {
@@ -257,6 +259,16 @@ impl Walk {
         Did::Complete(held)
     }
 
+    fn stay_open(&mut self) -> Did {
+        let at = self.random.below(self.slots.len() as u64) as usize;
+        let (slot, held) = &mut self.slots[at];
+        let before = *held;
+        let inside = self.limits.lanes[held.lane].kind == LaneKind::Budget;
+        held.open = inside && !held.shadow;
+        self.gate.stay_open(self.now, slot);
+        Did::StayOpen(before)
+    }
+
     fn abandon(&mut self) -> Did {
         let at = self.random.below(self.tickets.len() as u64) as usize;
         let ticket = self.tickets.swap_remove(at);
@@ -266,7 +278,7 @@ impl Walk {
             Abandoned::WasRejected => false,
             Abandoned::WasGranted(slot) => {
                 assert!(self.unseen > 0, "who was granted a slot was told");
-                let held = Held { lane, shadow: false };
+                let held = Held::new(lane, false);
                 self.tracker.slots.push(held);
                 self.slots.push((slot, held));
                 false
@@ -335,7 +347,7 @@ impl Walk {
         let mut event = Event { id, granted: true, reason: None, waited: None };
         if self.unseen == 0 && !self.foggy && self.random.chance(10) {
             match self.gate.abandon(self.now, ticket) {
-                Abandoned::WasGranted(slot) => self.slots.push((slot, Held { lane, shadow })),
+                Abandoned::WasGranted(slot) => self.slots.push((slot, Held::new(lane, shadow))),
                 Abandoned::WasRejected => event.granted = false,
                 Abandoned::Left => panic!("who is announced is resolved"),
             }
@@ -343,7 +355,7 @@ impl Walk {
         }
         match self.gate.claim(ticket, Waker::noop()) {
             Claim::Granted(slot, waited) => {
-                self.slots.push((slot, Held { lane, shadow }));
+                self.slots.push((slot, Held::new(lane, shadow)));
                 event.waited = Some(waited);
             }
             Claim::Rejected(rejection, waited) => {
