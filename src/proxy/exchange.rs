@@ -147,6 +147,10 @@ impl Exchange {
         self.queue_wait += wait;
     }
 
+    pub(super) fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// It went to the application once more.
     pub(super) fn retried(&self) {
         self.proxy.plan(self.route).metrics.upstream_retry();

@@ -45,8 +45,8 @@ pub(super) fn spawn_whole(
             within(finish.response_timeout.map(|limit| limit * PATIENCE), answer).await
         {
             if finish.learns {
-                let (status, headers) = (response.status(), response.headers());
-                let outcome = outcome::answered(status, headers, begun.elapsed(), false);
+                let telling = !outcome::is_event_stream(response.headers());
+                let outcome = outcome::answered(response.status(), begun.elapsed(), telling);
                 lease.held_mut().note(outcome);
             }
             rest(response.into_body(), lease, finish).await;

@@ -50,9 +50,10 @@ pub(super) async fn forward(
             let (status, lag) = (response.status(), proxy.lag(client.worker));
             let service_time = exchange.answered(status.as_u16());
             let spoilt = lag.spoils(service_time);
-            let outcome = outcome::answered(status, response.headers(), service_time, spoilt);
+            let open = outcome::stays_open(exchange.method(), status, response.headers());
+            let outcome = outcome::answered(status, service_time, !spoilt && !open);
             plan.note(lease.held_mut(), outcome);
-            if outcome::stays_open(status, response.headers()) {
+            if open {
                 lease.held_mut().stay_open();
             }
             if status == StatusCode::SWITCHING_PROTOCOLS {

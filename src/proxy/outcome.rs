@@ -6,24 +6,19 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::upload::UploadState;
 use crate::gate::Outcome;
 use crate::upstream::UpstreamError;
 
-/// The application answered, so long after the grant; `spoilt`: the worker was late, which makes
-/// the time say little of the application.
-pub(super) fn answered(
-    status: StatusCode,
-    headers: &HeaderMap,
-    service_time: Duration,
-    spoilt: bool,
-) -> Outcome {
+/// The application answered, so long after the grant; `telling`: that time says something of the
+/// application.
+pub(super) fn answered(status: StatusCode, service_time: Duration, telling: bool) -> Outcome {
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Outcome::Overloaded,
-        _ if spoilt || stays_open(status, headers) => Outcome::Unknown,
-        _ => Outcome::Answered(service_time),
+        _ if telling => Outcome::Answered(service_time),
+        _ => Outcome::Unknown,
     }
 }
 
@@ -42,9 +37,11 @@ pub(super) fn failed(error: UpstreamError, stale: bool, upload: Option<UploadSta
     }
 }
 
-/// Whether a response stays open until somebody ends it, however fast the application is.
-pub(super) fn stays_open(status: StatusCode, headers: &HeaderMap) -> bool {
-    status == StatusCode::SWITCHING_PROTOCOLS || is_event_stream(headers)
+/// Whether a response stays open until somebody ends it, however fast the application is: a tunnel,
+/// or the stream that an `EventSource` subscribes to, always with GET (HTML Standard, 9.2). Events
+/// that answer a POST are work in progress, such as the words of a language model.
+pub(super) fn stays_open(method: &Method, status: StatusCode, headers: &HeaderMap) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::GET && is_event_stream(headers)
 }
 
 pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -56,26 +53,34 @@ pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::lag::Lag;
     use http::HeaderValue;
 
-    #[tokio::test(start_paused = true)]
-    async fn answers() {
-        let (lag, time) = (Lag::new(), Duration::from_millis(10));
-        let of = |status: u16, kind: &'static str| {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
-            answered(StatusCode::from_u16(status).unwrap(), &headers, time, lag.spoils(time))
+    #[test]
+    fn answers() {
+        let time = Duration::from_millis(10);
+        let of = |status: u16, telling: bool| {
+            answered(StatusCode::from_u16(status).unwrap(), time, telling)
         };
         for status in [200, 204, 304, 404, 500, 502] {
-            assert_eq!(of(status, "text/html"), Outcome::Answered(time), "{status}");
+            assert_eq!(of(status, true), Outcome::Answered(time), "{status}");
+            assert_eq!(of(status, false), Outcome::Unknown, "{status}");
         }
-        assert_eq!(of(503, "text/html"), Outcome::Overloaded);
-        assert_eq!(of(429, "text/html"), Outcome::Overloaded);
-        assert_eq!(of(101, ""), Outcome::Unknown);
-        assert_eq!(of(200, "Text/Event-Stream; charset=utf-8"), Outcome::Unknown);
-        lag.measured(Duration::from_millis(6), tokio::time::Instant::now() + time);
-        assert_eq!(of(200, "text/html"), Outcome::Unknown);
-        assert_eq!(of(503, "text/html"), Outcome::Overloaded);
+        for status in [503, 429] {
+            assert_eq!(of(status, true), Outcome::Overloaded);
+            assert_eq!(of(status, false), Outcome::Overloaded);
+        }
+    }
+
+    #[test]
+    fn what_stays_open() {
+        let of = |method: Method, status: u16, kind: &'static str| {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            stays_open(&method, StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        assert!(of(Method::GET, 101, "") && of(Method::POST, 101, ""));
+        assert!(of(Method::GET, 200, "Text/Event-Stream; charset=utf-8"));
+        assert!(!of(Method::POST, 200, "text/event-stream"));
+        assert!(!of(Method::GET, 200, "text/html") && !of(Method::GET, 200, ""));
     }
 
     #[test]

@@ -202,10 +202,15 @@ async fn what_stays_open_comes_on_top_of_a_limit_that_finds_itself() {
     assert_eq!(listener.head().await.status(), 200);
     assert_eq!(slots(&tide.metrics().await), [13.0, 8.0 + 13.0, 13.0]);
 
+    // Events that answer a POST are work, as any response is.
     let mut other = tide.client().await;
-    other.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let (_conn, _) = app.serve("").await;
-    assert_eq!(other.response().await.status(), 200);
+    other.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+    let mut work = app.accept().await;
+    work.request().await;
+    work.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n").await;
+    assert_eq!(other.head().await.status(), 200);
+    assert_eq!(slots(&tide.metrics().await), [14.0, 8.0 + 13.0, 13.0]);
+    drop((other, work));
 
     tunnels.truncate(3);
     drop((listener, conn));
@@ -219,7 +224,8 @@ async fn what_stays_open_comes_on_top_of_a_limit_that_finds_itself() {
 #[tokio::test]
 async fn what_stays_open_counts_within_a_number() {
     let app = App::start().await;
-    let tide = Tide::before(app.address, "[upstream]\nmax_in_flight = 2\n[defaults]\nmax_queue = 0\n");
+    let tide =
+        Tide::before(app.address, "[upstream]\nmax_in_flight = 2\n[defaults]\nmax_queue = 0\n");
     let tunnels = [open(&tide, &app).await, open(&tide, &app).await];
     let refused = tide.client().await.exchange("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(refused.status(), 503);

@@ -255,7 +255,7 @@ fn upstream_gauges() -> [UpstreamFamily; 6] {
             Family::gauge(
                 "tidegate_upstream_open_responses",
                 "Requests in flight whose response stays open (WebSocket and other upgrades, \
-                 text/event-stream) on routes that share the limit. With \"auto\" they come on top \
+                 text/event-stream that answers a GET) on routes that share the limit. With \"auto\" they come on top \
                  of what it has found.",
             ),
             |upstream| upstream.open_responses as f64,
