@@ -129,16 +129,13 @@ fn summary(config: &Config) -> String {
     let routes = config.routes.len();
     let mut parts = vec![format!("{routes} route{}", if routes == 1 { "" } else { "s" })];
     for upstream in &config.upstreams {
-        let found = match upstream.max_in_flight {
-            Budget::Fixed(_) => "",
-            Budget::Auto { .. } => " (auto)",
+        let bound = match upstream.max_in_flight {
+            Budget::Fixed(slots) => format!("{slots} in flight at most"),
+            Budget::Auto { min, max, .. } => {
+                format!("a limit in flight that finds itself, {min} to {max}")
+            }
         };
-        parts.push(format!(
-            "upstream {} at {} with {}{found} in flight at most",
-            upstream.name,
-            upstream.endpoint,
-            upstream.max_in_flight.most()
-        ));
+        parts.push(format!("upstream {} at {} with {bound}", upstream.name, upstream.endpoint));
     }
     parts.join(", ")
 }
