@@ -56,6 +56,12 @@ pub struct Activity {
     open: AtomicU32,
     /// Several at once: HTTP/2.
     multiplexed: AtomicBool,
+    /// Of HTTP/2: something that was asked for has not been written to its end.
+    delivering: AtomicBool,
+    /// Microseconds from `origin` to the last write.
+    progress: AtomicU64,
+    /// Of HTTP/2: microseconds from `origin` to the beginning of a head that is coming; 0: none.
+    heading: AtomicU64,
 }
 
 /// The phases of a connection.
@@ -155,6 +161,9 @@ impl Activity {
             last: AtomicBool::new(false),
             open: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
+            delivering: AtomicBool::new(false),
+            progress: AtomicU64::new(0),
+            heading: AtomicU64::new(0),
         }
     }
 
@@ -170,6 +179,7 @@ impl Activity {
     pub fn phase(&self) -> (Phase, Instant) {
         let phase = match self.phase.load(Ordering::Relaxed) {
             0 if self.blocked.load(Ordering::Relaxed) != 0 => Phase::Busy,
+            0 if self.delivering.load(Ordering::Relaxed) => Phase::Busy,
             0 => Phase::Idle,
             1 => Phase::Head,
             _ => Phase::Busy,
@@ -256,6 +266,45 @@ impl Activity {
         }
     }
 
+    /// Of HTTP/2: more has come. `delivering`: something that was asked for has not been written to
+    /// its end; `heading`: since when a head is coming.
+    pub fn asked(&self, delivering: bool, heading: Option<Instant>) {
+        self.delivering.store(delivering, Ordering::Relaxed);
+        let since = heading.map_or(0, |since| self.micros(since).max(1));
+        self.heading.store(since, Ordering::Relaxed);
+    }
+
+    /// Of HTTP/2: more has been written; `delivering` as before.
+    pub fn delivered(&self, delivering: bool) {
+        self.progress.store(self.now(), Ordering::Relaxed);
+        let before = self.delivering.swap(delivering, Ordering::Relaxed);
+        if before && !delivering && self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
+            // As with a blocked write: only now is nothing going on.
+            self.enter(Phase::Idle);
+        }
+    }
+
+    /// Of HTTP/2: when a head that is coming must have come.
+    #[must_use]
+    pub fn head_deadline(&self, within: Duration) -> Option<Instant> {
+        let since = self.heading.load(Ordering::Relaxed);
+        (since != 0).then(|| self.at(since) + within)
+    }
+
+    /// Of HTTP/2: when the client must have taken more of what is left to deliver, where nothing
+    /// else is going on. It has as long as in the middle of a response, or `otherwise`.
+    #[must_use]
+    pub fn delivery_deadline(&self, otherwise: Duration) -> Option<Instant> {
+        let idle = self.phase.load(Ordering::Relaxed) == Phase::Idle as u8;
+        let delivering = self.delivering.load(Ordering::Relaxed);
+        let patience = match self.patience.load(Ordering::Relaxed) {
+            0 => otherwise,
+            micros => Duration::from_micros(micros),
+        };
+        let since = self.since.load(Ordering::Relaxed).max(self.progress.load(Ordering::Relaxed));
+        (idle && delivering).then(|| self.at(since) + patience)
+    }
+
     /// When a blocked write becomes hopeless.
     #[must_use]
     pub fn write_deadline(&self) -> Option<Instant> {
@@ -300,6 +349,10 @@ impl Activity {
 
     fn now(&self) -> u64 {
         self.origin.elapsed().as_micros() as u64
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.origin).as_micros() as u64
     }
 
     fn at(&self, micros: u64) -> Instant {

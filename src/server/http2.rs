@@ -15,7 +15,7 @@ use super::connection::{LINGER_BYTES, LINGER_TIME, PREFACE, Service, reset};
 use super::frames::Meter;
 use super::io::ClientIo;
 use super::registry::{Command, Handle};
-use crate::proxy::Phase;
+use crate::proxy::{Client, Phase};
 use crate::timer::LazyTimer;
 
 /// What one request may send ahead of the application, in bytes. The window of the connection is
@@ -74,7 +74,8 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
                 return Poll::Ready(false);
             }
             let now = Instant::now();
-            if client.activity.write_deadline().is_some_and(|deadline| deadline <= now) {
+            let cut_at = cut_at(context, client);
+            if cut_at.is_some_and(|deadline| deadline <= now) {
                 return Poll::Ready(true);
             }
             let next = match (client.activity.phase(), told) {
@@ -99,7 +100,7 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
                     now + LOOK
                 }
             };
-            let next = client.activity.write_deadline().map_or(next, |deadline| next.min(deadline));
+            let next = cut_at.map_or(next, |deadline| next.min(deadline));
             if timer.poll(next, task).is_pending() {
                 return Poll::Pending;
             }
@@ -112,4 +113,16 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
     drop(connection);
     client.socket.shutdown_write();
     let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES)).await;
+}
+
+/// When a client becomes hopeless that does not take what it asked for, or does not end a head.
+fn cut_at(context: &Context, client: &Client) -> Option<Instant> {
+    let live = context.live.load();
+    let activity = &client.activity;
+    let deadlines = [
+        activity.write_deadline(),
+        activity.head_deadline(live.header_timeout),
+        activity.delivery_deadline(live.idle_timeout),
+    ];
+    deadlines.into_iter().flatten().min()
 }

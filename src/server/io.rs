@@ -149,15 +149,44 @@ impl ClientIo {
         Poll::Ready(Ok(()))
     }
 
-    /// Passes on whether a write found the client reading, and what it took.
+    /// Passes on whether a write found the client reading.
     fn noted(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.client.activity.wrote(polled.is_pending());
-        if let (Some(meter), Poll::Ready(Ok(written))) = (&mut self.meter, &polled)
-            && self.client.activity.phase().0 == Phase::Busy
-        {
-            meter.wrote(*written);
-        }
         polled
+    }
+
+    /// Reads along what was written.
+    fn weigh_out<'b>(&mut self, written: usize, parts: impl Iterator<Item = &'b [u8]>) {
+        let Some(meter) = &mut self.meter else { return };
+        let mut left = written;
+        for part in parts {
+            let taken = left.min(part.len());
+            meter.wrote(&part[..taken]);
+            left -= taken;
+        }
+        self.client.activity.delivered(meter.is_delivering());
+    }
+
+    /// Reads along what has come. Who sends what is of no use, or no HTTP/2, is told so and cut
+    /// off.
+    fn weigh_in(&mut self, bytes: &[u8], task: &mut Context<'_>) -> io::Result<()> {
+        let Some(meter) = &mut self.meter else { return Ok(()) };
+        let weighed = meter.read(bytes, Instant::now());
+        let activity = &self.client.activity;
+        activity.asked(meter.is_delivering(), meter.heading_since());
+        let Err(offence) = weighed else { return Ok(()) };
+        if let Some(farewell) = meter.farewell(offence) {
+            // If there is room for it: nobody waits for such a client.
+            let (said, told) = match &mut self.transport {
+                Transport::Plain(socket) => (Pin::new(socket).poll_write(task, &farewell), true),
+                Transport::Secure(stream) => {
+                    let said = Pin::new(&mut *stream).poll_write(task, &farewell);
+                    (said, Pin::new(stream).poll_flush(task).is_ready())
+                }
+            };
+            tracing::debug!(said = said.is_ready() && told, ?offence, "ends a connection");
+        }
+        Err(io::Error::other("a connection of HTTP/2 that gives offence"))
     }
 }
 
@@ -176,15 +205,6 @@ fn take(first: &mut Bytes, buf: &mut ReadBuf<'_>, most: usize) -> usize {
     len
 }
 
-/// Who sends what is of no use is cut off.
-fn weighed(meter: &mut Option<Meter>, bytes: &[u8]) -> io::Result<()> {
-    let Some(meter) = meter else { return Ok(()) };
-    if meter.read(bytes, Instant::now()) {
-        return Ok(());
-    }
-    Err(io::Error::other("a flood of frames that are of no use"))
-}
-
 impl AsyncRead for ClientIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -195,7 +215,7 @@ impl AsyncRead for ClientIo {
         if !this.first.is_empty() {
             let len = take(&mut this.first, buf, usize::MAX);
             let filled = buf.filled();
-            return Poll::Ready(weighed(&mut this.meter, &filled[filled.len() - len..]));
+            return Poll::Ready(this.weigh_in(&filled[filled.len() - len..], task));
         }
         let allowance = this.allowance();
         let polled = match &mut this.transport {
@@ -208,7 +228,7 @@ impl AsyncRead for ClientIo {
                 this.head += read;
                 this.client.activity.received();
                 let filled = buf.filled();
-                return Poll::Ready(weighed(&mut this.meter, &filled[filled.len() - read..]));
+                return Poll::Ready(this.weigh_in(&filled[filled.len() - read..], task));
             }
             Err(error) => {
                 this.client.activity.end_of_input();
@@ -245,7 +265,9 @@ impl AsyncWrite for ClientIo {
             Transport::Plain(socket) => Pin::new(socket).poll_write(task, bytes),
             Transport::Secure(stream) => Pin::new(stream).poll_write(task, bytes),
         };
-        self.noted(polled)
+        let written = ready!(self.noted(polled))?;
+        self.weigh_out(written, std::iter::once(bytes));
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -293,7 +315,9 @@ impl AsyncWrite for ClientIo {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(task, bufs),
             Transport::Secure(stream) => Pin::new(stream).poll_write_vectored(task, bufs),
         };
-        self.noted(polled)
+        let written = ready!(self.noted(polled))?;
+        self.weigh_out(written, bufs.iter().map(|part| &part[..]));
+        Poll::Ready(Ok(written))
     }
 }
 
