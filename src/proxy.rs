@@ -22,6 +22,12 @@
 //!   dropped and the connection closed after the answer (RFC 9112, section 6.1).
 //! - Field names are forwarded in lower case; an answer without `Date` gets one. A client of
 //!   HTTP/1.0 is answered in that version.
+//! - OPTIONS for an absolute target without a path is forwarded for `/` and not for `*` (RFC 9112,
+//!   section 3.2.4), as by nginx and HAProxy: for the parser of URIs both are one.
+//! - Pseudo-fields in trailers, and those of a request in a response (RFC 9113, section 8.3), are
+//!   dropped by h2 without a word. So is a field name or an HPACK block that cannot be decoded
+//!   answered with GOAWAY for the connection, and PROTOCOL_ERROR, where an error of the stream,
+//!   or COMPRESSION_ERROR, would do.
 //! - `Content-Length` of a 304 is dropped; that of an answer to HEAD stays.
 //! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`:
 //!   RFC 9110, section 6.5.1, lets whoever forwards a message discard them.
@@ -63,8 +69,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -89,7 +97,7 @@ use respond::Refusal;
 use route::RouteTable;
 use screen::screen;
 use succession::Former;
-use upload::discard;
+use upload::{discard, swallow};
 
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
@@ -169,7 +177,6 @@ impl Proxy {
         client: Arc<Client>,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Gone> {
-        let has_body = !request.body().is_end_stream();
         let (route, target) = match screen(&request) {
             Ok(target) => (self.find(&request, &target), target),
             Err(fault) => {
@@ -177,7 +184,8 @@ impl Proxy {
                 let target = PathAndQuery::from_static("/");
                 let nowhere = HeaderValue::from_static("");
                 let exchange = Exchange::new(&self, &client, route, &request, &target, &nowhere);
-                return Ok(self.turn_away(&client, exchange, Refusal::Fault(fault), request, true));
+                let refusal = Refusal::Fault(fault);
+                return Ok(self.turn_away(&client, exchange, refusal, request).await);
             }
         };
         let plan = &self.plans[route];
@@ -187,7 +195,7 @@ impl Proxy {
         let lane = match plan.lane_for(target.path_and_query.path()) {
             Ok(lane) => lane,
             Err(refusal) => {
-                return Ok(self.turn_away(&client, exchange, refusal, request, has_body));
+                return Ok(self.turn_away(&client, exchange, refusal, request).await);
             }
         };
         let (arrival, patience) = self.arrival(plan, lane, request.headers(), client.peer());
@@ -196,7 +204,7 @@ impl Proxy {
             Err(rejection) => {
                 exchange.rejected(rejection.reason);
                 let refusal = Refusal::Rejected(rejection);
-                return Ok(self.turn_away(&client, exchange, refusal, request, has_body));
+                return Ok(self.turn_away(&client, exchange, refusal, request).await);
             }
         };
         let opened = client.interims.open(request.version()).await;
@@ -224,7 +232,10 @@ impl Proxy {
             Ok(response) => Ok(response),
             // Its end was read before it could be seen, or its stream is no more.
             Err((Refusal::BadBody, _)) if client.activity.broke_off() => Err(Gone),
-            Err((refusal, exchange)) => Ok(self.refuse(&client, exchange, refusal, has_body)),
+            Err((refusal, exchange)) => {
+                let unread = exchange.is_unread();
+                Ok(self.refuse(&client, exchange, refusal, unread))
+            }
         }
     }
 
@@ -370,16 +381,21 @@ impl Proxy {
     }
 
     /// Refuses a request of which nothing but the head was read.
-    fn turn_away(
+    async fn turn_away(
         &self,
         client: &Client,
         exchange: Box<Exchange>,
         refusal: Refusal,
         request: Request<Incoming>,
-        unread: bool,
     ) -> Response<ResponseBody> {
-        if client.activity.is_multiplexed() && !request.body().is_end_stream() {
-            discard(request.into_body());
+        // Where one fault was found another may be: what follows is perhaps no request.
+        let mut unread = matches!(refusal, Refusal::Fault(fault) if fault.is_of_syntax());
+        if !request.body().is_end_stream() {
+            if client.activity.is_multiplexed() {
+                discard(request.into_body());
+            } else if !unread {
+                unread = !swallow(request).await;
+            }
         }
         self.refuse(client, exchange, refusal, unread)
     }
@@ -398,7 +414,13 @@ impl Proxy {
         if close {
             client.activity.leave_unread();
         }
-        let response = respond::refusal(refusal, style, close, exchange.is_grpc());
+        let mut response = respond::refusal(refusal, style, close, exchange.is_grpc());
+        if *exchange.method() == Method::HEAD && client.activity.is_multiplexed() {
+            // hyper sees to it in HTTP/1.
+            let length = HeaderValue::from(response.body().len());
+            response.headers_mut().insert(CONTENT_LENGTH, length);
+            *response.body_mut() = Bytes::new();
+        }
         exchange.sent(response.body().len());
         exchange.refused(response.status().as_u16());
         response.map(ResponseBody::whole)

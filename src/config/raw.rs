@@ -312,8 +312,9 @@ table! {
         /// Which request targets are taken: "any" or "strict". Default "any": each is matched and
         /// forwarded as it came. "strict": 400 for those that an application may read otherwise
         /// than tidegate, and so slip past a route: dot segments (`/../`, `/%2e/`), `//`, `%2F`,
-        /// `%5C`, a backslash, `;` and `%00` in the path. It holds for the route that such a target
-        /// matches as it came, so set it for all of an application.
+        /// `%5C`, a backslash, `;`, `%00`, and escapes of what needs none (`%61` is `a`) in the
+        /// path. It holds for the route that such a target matches as it came, so set it for all
+        /// of an application.
         paths: Paths = "any",
         /// What becomes of a request in flight whose client left: "cancel" closes the upstream
         /// connection; "finish" holds the slot until the application is done (for at most ten times

@@ -15,14 +15,14 @@ use tokio::time::Instant;
 use super::client::Client;
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_rest};
-use super::headers;
+use super::headers::{self, Nominated};
 use super::respond::overdue;
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
 use crate::telemetry::metrics::AbortStage;
 use crate::timer::IdleTimer;
-use crate::upstream::{Lease, UpstreamError};
+use crate::upstream::{Lease, Protocol, UpstreamError};
 
 /// The body of a response on its way to the client.
 #[derive(Debug)]
@@ -64,6 +64,7 @@ pub(super) struct Open {
     pub(super) exchange: Box<Exchange>,
     pub(super) upload: Option<Arc<Upload>>,
     pub(super) finish: Option<Finish>,
+    pub(super) nominated: Nominated,
 }
 
 /// The watched relays of one connection. Flow control stops a single stream of HTTP/2, and hyper
@@ -100,7 +101,9 @@ impl ResponseBody {
         idle: Option<Duration>,
         patience: Option<Duration>,
     ) -> ResponseBody {
-        let ended = open.first.is_none() && open.incoming.is_end_stream();
+        let ended = open.first.is_none() && open.incoming.is_end_stream()
+            // What may come in HTTP/2 in spite of it is not passed on.
+            || open.exchange.is_bodiless();
         let open = Some(open);
         let idle = IdleTimer::new(idle);
         let mut relay =
@@ -150,6 +153,20 @@ impl Body for ResponseBody {
             Kind::Relay(relay) => relay.size_hint(),
             Kind::Watched(relay) => lock(relay).size_hint(),
         }
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    /// Whether the end of a body over HTTP/2 is none. For hyper a stream that is reset with
+    /// NO_ERROR has ended, since that is how an application says that it needs no more of an
+    /// upload (RFC 9113, section 8.1). Without an upload, or before all of its length, it broke
+    /// off.
+    fn is_cut_short(&self) -> bool {
+        let ended = self.incoming.is_end_stream();
+        let lacks = self.incoming.size_hint().lower() > 0;
+        self.lease.protocol() == Protocol::Http2 && !ended && (self.upload.is_none() || lacks)
     }
 }
 
@@ -210,11 +227,13 @@ impl Relay {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.progress();
                 open.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                let frame = without_forbidden_trailers(frame, &open.nominated);
                 if is_last(&frame, &open.incoming) {
                     self.end();
                 }
-                Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
+                Poll::Ready(Some(Ok(frame)))
             }
+            Poll::Ready(None) if open.is_cut_short() => self.fail("broke off", context),
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)
@@ -329,10 +348,13 @@ fn is_overdue(open: &Open) -> bool {
     open.exchange.end().is_some_and(|end| end <= Instant::now())
 }
 
-pub(super) fn without_forbidden_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub(super) fn without_forbidden_trailers(
+    frame: Frame<Bytes>,
+    nominated: &Nominated,
+) -> Frame<Bytes> {
     match frame.into_trailers() {
         Ok(mut trailers) => {
-            headers::trailers(&mut trailers);
+            headers::trailers(&mut trailers, nominated);
             Frame::trailers(trailers)
         }
         Err(data) => data,

@@ -151,6 +151,21 @@ impl Exchange {
         &self.method
     }
 
+    /// What its client speaks.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether its response has no content, whatever its head says (RFC 9110, section 6.4.1).
+    pub(super) fn is_bodiless(&self) -> bool {
+        self.method == Method::HEAD || matches!(self.status, 204 | 304)
+    }
+
+    /// Whether the client may still be sending its body.
+    pub(super) fn is_unread(&self) -> bool {
+        self.upload.as_ref().is_some_and(|upload| upload.state() != UploadState::Whole)
+    }
+
     /// It went to the application once more.
     pub(super) fn retried(&self) {
         self.proxy.plan(self.route).metrics.upstream_retry();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode, Version};
-use http_body::Frame;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -16,10 +16,11 @@ use super::attempt::attempts;
 use super::body::{Open, ResponseBody, first_frame};
 use super::client::Client;
 use super::exchange::Exchange;
+use super::headers::Nominated;
 use super::plan::Plan;
 use super::prepare::Outgoing;
 use super::respond::Refusal;
-use super::screen::clean_response_framing;
+use super::screen::{are_clean_fields, clean_response_framing};
 use super::tunnel::Tunnel;
 use super::upload::{Upload, UploadState};
 use super::{Proxy, headers, outcome};
@@ -46,7 +47,7 @@ pub(super) async fn forward(
         Err(error) => Err(error),
     };
     match answered {
-        Ok((response, first, mut lease)) => {
+        Ok((response, nominated, first, mut lease)) => {
             let (status, lag) = (response.status(), proxy.lag(client.worker));
             let service_time = exchange.answered(status.as_u16());
             let spoilt = lag.spoils(service_time);
@@ -59,8 +60,9 @@ pub(super) async fn forward(
             if status == StatusCode::SWITCHING_PROTOCOLS {
                 return Ok(switch(response, client, plan, lease, exchange));
             }
+            let finish = plan.finish;
             let open =
-                |incoming| Open { incoming, first, lease, exchange, upload, finish: plan.finish };
+                |incoming| Open { incoming, first, lease, exchange, upload, finish, nominated };
             Ok(relay(response.map(open), client, plan))
         }
         Err(error) => {
@@ -73,15 +75,18 @@ pub(super) async fn forward(
     }
 }
 
+type Begun = (Response<Incoming>, Nominated, Option<Frame<Bytes>>, Lease<Permit>);
+
 /// A response that is clean HTTP, with what came of its body at once.
 async fn begun(
     response: Response<Incoming>,
     offered: Option<&HeaderValue>,
     lease: Lease<Permit>,
-) -> Result<(Response<Incoming>, Option<Frame<Bytes>>, Lease<Permit>), UpstreamError> {
-    let mut response = clean(response, offered)?;
+) -> Result<Begun, UpstreamError> {
+    let (mut response, nominated) = clean(response, offered)?;
     let first = first_frame(response.body_mut()).await;
-    Ok((response, first.map_err(|_| UpstreamError::HttpResponseIncomplete)?, lease))
+    let first = first.map_err(|_| UpstreamError::HttpResponseIncomplete)?;
+    Ok((response, nominated, first, lease))
 }
 
 /// The response as the client gets it, with a body that passes on what comes.
@@ -97,7 +102,20 @@ fn relay(mut response: Response<Open>, client: &Client, plan: &Plan) -> Response
     let streams =
         response.body().exchange.is_grpc() || outcome::is_event_stream(response.headers());
     let idle = plan.idle_body_timeout.filter(|_| !streams);
-    response.map(|open| ResponseBody::relay(open, client, idle, plan.idle_body_timeout))
+    let version = response.body().exchange.version();
+    let mut response =
+        response.map(|open| ResponseBody::relay(open, client, idle, plan.idle_body_timeout));
+    if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
+        // The end of the connection is the end of the body. Of another version hyper would say
+        // that it goes on.
+        *response.version_mut() = Version::HTTP_10;
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if client.activity.is_multiplexed() {
+        response.headers_mut().remove(CONNECTION);
+        response.headers_mut().remove(UPGRADE);
+    }
+    response
 }
 
 /// The connection leaves HTTP once this response is written.
@@ -130,14 +148,21 @@ fn blame(error: UpstreamError, upload: Option<&Upload>) -> Refusal {
 fn clean(
     mut response: Response<Incoming>,
     offered: Option<&HeaderValue>,
-) -> Result<Response<Incoming>, UpstreamError> {
+) -> Result<(Response<Incoming>, Nominated), UpstreamError> {
+    let (status, version) = (response.status(), response.version());
     let fields = response.headers_mut();
     let upgrade = fields.get(UPGRADE).cloned();
-    if !clean_response_framing(fields) {
+    let clean = version != Version::HTTP_2 || are_clean_fields(fields);
+    if !clean || !clean_response_framing(fields) {
         return Err(UpstreamError::HttpProtocolError);
     }
-    headers::response(fields);
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let nominated = headers::response(fields, status);
+    if let (StatusCode::UPGRADE_REQUIRED, Some(upgrade)) = (status, &upgrade) {
+        // RFC 9110, section 15.5.22: without it nobody would know to what. Offers pass as well.
+        fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        fields.insert(UPGRADE, upgrade.clone());
+    }
+    if status == StatusCode::SWITCHING_PROTOCOLS {
         // An upgrade that nobody asked for, or to something else, is none.
         let (Some(offered), Some(upgrade)) = (offered, upgrade) else {
             return Err(UpstreamError::HttpProtocolError);
@@ -150,7 +175,7 @@ fn clean(
         fields.insert(UPGRADE, upgrade);
     }
     *response.version_mut() = Version::HTTP_11;
-    Ok(response)
+    Ok((response, nominated))
 }
 
 /// Whether one protocol stands in a list of them.

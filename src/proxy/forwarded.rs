@@ -22,7 +22,7 @@ const CLIENT_FIELDS: [&str; 6] =
 ///
 /// CGI and WSGI (RFC 3875, section 4.1.18) fold `-` into `_`, so that `X_Forwarded_For` arrives in
 /// the same variable as `X-Forwarded-For`: here both are one name.
-fn is_forwarding(name: &str) -> bool {
+pub(super) fn is_forwarding(name: &str) -> bool {
     let prefix = "x-forwarded-";
     name.get(..prefix.len()).is_some_and(|start| is_folded(start, prefix))
         || CLIENT_FIELDS.iter().any(|field| is_folded(name, field))

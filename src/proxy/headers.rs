@@ -3,10 +3,13 @@
 //! Fields of one hop end here, in both directions (RFC 9110, section 7.6.1); everything else
 //! passes.
 
+use http::StatusCode;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, MAX_FORWARDS, TE,
     TRAILER, TRANSFER_ENCODING, VIA,
 };
+
+use super::forwarded::is_forwarding;
 
 /// Fields that mean one hop only, whether `Connection` names them or not. Proxy authentication is
 /// with tidegate, which has none, and must not reach the application; nor must `Proxy`, which no
@@ -29,32 +32,58 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// What `Connection` may name in vain: a message without them would mean something else.
 const NEVER_NOMINATED: [HeaderName; 5] = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER, COOKIE];
 
-/// Fields that mean something to the framing, routing or authentication of a message and therefore
-/// must not come after its body (RFC 9110, section 6.5.1).
+/// Fields that mean something to the framing, routing or authentication of a message, say how it is
+/// to be handled, or who its client is, and therefore must not come after its body (RFC 9110,
+/// section 6.5.1): an application may merge them with the head.
 fn is_never_in_trailers(name: &str) -> bool {
-    matches!(
+    let known = matches!(
         name,
         "host"
             | "content-length"
             | "transfer-encoding"
             | "trailer"
+            | "via"
             | "cookie"
             | "set-cookie"
             | "authorization"
+            | "www-authenticate"
             | "content-type"
             | "content-encoding"
             | "content-range"
             | "cache-control"
-    )
+            | "expect"
+            | "max-forwards"
+            | "range"
+            | "if-match"
+            | "if-none-match"
+            | "if-modified-since"
+            | "if-unmodified-since"
+            | "if-range"
+            | "age"
+            | "expires"
+            | "date"
+            | "location"
+            | "retry-after"
+            | "vary"
+    );
+    known || is_forwarding(name)
 }
+
+/// What `Connection` names, where it may also come after the body.
+#[derive(Debug, Default)]
+pub(super) struct Nominated(Vec<HeaderName>);
 
 /// Makes the head of a request fit for the application: hop-by-hop fields go, `Via` comes, and
 /// `TE: trailers` stays if the client can take trailers.
-pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
+pub(super) fn request(headers: &mut HeaderMap, version: http::Version) -> Nominated {
     let trailers = accepts_trailers(headers);
-    remove_nominated(headers);
-    // The framing is said anew from what the body is.
-    remove_all(headers, |name| is_hop_by_hop(name) || name == "transfer-encoding");
+    let nominated = remove_nominated(headers);
+    // The framing is said anew from what the body is. CGI (RFC 3875, section 4.1.18) would take
+    // another spelling for it.
+    remove_all(headers, |name| {
+        is_hop_by_hop(name)
+            || matches!(name, "transfer-encoding" | "transfer_encoding" | "content_length")
+    });
     count_hop(headers);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -66,27 +95,46 @@ pub(super) fn request(headers: &mut HeaderMap, version: http::Version) {
         _ => "1.1 tidegate",
     };
     headers.append(VIA, HeaderValue::from_static(via));
+    nominated
 }
 
 /// RFC 9110, section 7.6.2: a request that counts its hops has one less. Meant for OPTIONS and
 /// TRACE; other methods do without.
 fn count_hop(headers: &mut HeaderMap) {
-    let Some(left) = only(headers, &MAX_FORWARDS) else { return };
-    let left = std::str::from_utf8(left).ok().and_then(|left| left.parse::<u64>().ok());
-    if let Some(left) = left {
+    if let Some(left) = hops_left(headers) {
         headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
 }
 
-/// Makes the head of a response fit for the client.
-pub(super) fn response(headers: &mut HeaderMap) {
-    remove_nominated(headers);
-    remove_all(headers, is_hop_by_hop);
+/// How many hops a request may still make: the least that is said. More than a number holds is as
+/// many as it holds; `None`: nothing is said that could be understood.
+pub(super) fn hops_left(headers: &HeaderMap) -> Option<u64> {
+    let lines = headers.get_all(MAX_FORWARDS).iter();
+    let number = |line: &HeaderValue| {
+        let digits = line.as_bytes().trim_ascii();
+        let clean = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        let text = clean.then(|| std::str::from_utf8(digits).ok()).flatten()?;
+        Some(text.parse().unwrap_or(u64::MAX))
+    };
+    lines.map(number).collect::<Option<Vec<u64>>>()?.into_iter().min()
 }
 
-/// Removes what may not come after a body.
-pub(super) fn trailers(trailers: &mut HeaderMap) {
-    remove_nominated(trailers);
+/// Makes the head of a response fit for the client.
+pub(super) fn response(headers: &mut HeaderMap, status: StatusCode) -> Nominated {
+    let nominated = remove_nominated(headers);
+    remove_all(headers, is_hop_by_hop);
+    if status == StatusCode::NO_CONTENT {
+        // RFC 9110, section 8.6.
+        headers.remove(CONTENT_LENGTH);
+    }
+    nominated
+}
+
+/// Removes what may not come after a body. `nominated`: what its head's `Connection` named.
+pub(super) fn trailers(trailers: &mut HeaderMap, nominated: &Nominated) {
+    for name in &nominated.0 {
+        trailers.remove(name);
+    }
     remove_all(trailers, |name| is_hop_by_hop(name) || is_never_in_trailers(name));
 }
 
@@ -97,11 +145,12 @@ pub(super) fn remove_all(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> boo
     }
 }
 
-fn remove_nominated(headers: &mut HeaderMap) {
+fn remove_nominated(headers: &mut HeaderMap) -> Nominated {
+    let mut nominated = Nominated::default();
     match headers.get(CONNECTION).map(HeaderValue::as_bytes) {
-        None => return,
+        None => return nominated,
         // By far the most frequent, and they name no field.
-        Some(b"keep-alive" | b"close") if is_single(headers, CONNECTION) => return,
+        Some(b"keep-alive" | b"close") if is_single(headers, CONNECTION) => return nominated,
         Some(_) => {}
     }
     let lines: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
@@ -109,9 +158,11 @@ fn remove_nominated(headers: &mut HeaderMap) {
     for name in names {
         let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) else { continue };
         if !NEVER_NOMINATED.contains(&name) {
-            headers.remove(name);
+            headers.remove(&name);
+            nominated.0.push(name);
         }
     }
+    nominated
 }
 
 /// The value of a field that stands there once. Of two lines nobody can tell which a proxy wrote
@@ -192,6 +243,31 @@ mod tests {
     }
 
     #[test]
+    fn hops_are_counted_down_from_the_least() {
+        for (lines, expected) in [
+            (&["5"][..], Some("4")),
+            (&["5", "3"], Some("2")),
+            (&["18446744073709551616"], Some("18446744073709551614")),
+            (&["x"], Some("x")),
+            (&["5", "x"], Some("5")),
+            (&[], None),
+        ] {
+            let fields: Vec<_> = lines.iter().map(|line| ("max-forwards", *line)).collect();
+            let mut headers = map(&fields);
+            request(&mut headers, http::Version::HTTP_11);
+            let left = headers.get(MAX_FORWARDS).map(|left| left.to_str().unwrap());
+            assert_eq!(left, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_without_content_has_no_length() {
+        let mut headers = map(&[("content-length", "5"), ("x", "1")]);
+        response(&mut headers, StatusCode::NO_CONTENT);
+        assert_eq!(names(&headers), ["x"]);
+    }
+
+    #[test]
     fn via_is_added_to_those_before() {
         let mut headers = map(&[("via", "1.1 edge")]);
         request(&mut headers, http::Version::HTTP_10);
@@ -208,7 +284,7 @@ mod tests {
             ("set-cookie", "b"),
             ("proxy-authenticate", "Basic"),
         ]);
-        response(&mut headers);
+        response(&mut headers, StatusCode::OK);
         assert_eq!(names(&headers), ["set-cookie"]);
         assert_eq!(headers.get_all("set-cookie").iter().count(), 2);
     }
@@ -220,9 +296,15 @@ mod tests {
             ("host", "evil"),
             ("authorization", "x"),
             ("x-checksum", "1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("if-match", "x"),
+            ("x-hop", "1"),
             ("grpc-status", "0"),
         ]);
-        trailers(&mut fields);
+        let mut head = map(&[("connection", "x-hop, close")]);
+        trailers(&mut fields, &response(&mut head, StatusCode::OK));
         assert_eq!(names(&fields), ["grpc-status", "x-checksum"]);
     }
 }

@@ -138,7 +138,7 @@ impl Interim {
 
 /// The head as it is sent.
 fn written(status: StatusCode, mut fields: HeaderMap) -> Vec<u8> {
-    headers::response(&mut fields);
+    headers::response(&mut fields, status);
     // It has no body, whatever it says.
     fields.remove(CONTENT_LENGTH);
     fields.remove(TRANSFER_ENCODING);

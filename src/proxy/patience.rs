@@ -84,10 +84,12 @@ impl Patience {
     }
 }
 
+/// Whether a request is a call of gRPC. gRPC-Web is something else: its status stands in the body.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let prefix = b"application/grpc";
-    kind.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    let name = b"application/grpc";
+    let named = kind.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    named && matches!(kind.get(name.len()), None | Some(b'+' | b';' | b' '))
 }
 
 /// At most eight digits and a unit. Zero is what clients send whose time is up.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
-use http::{Request, StatusCode, Uri, Version};
+use http::{Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::forwarded::{Forwarding, Peer};
+use super::headers::Nominated;
 use super::interim::Interim;
 use super::patience::{Patience, is_grpc};
 use super::plan::Plan;
@@ -61,7 +62,8 @@ pub(super) fn prepare(
     let may_upgrade =
         parts.version == Version::HTTP_11 && upload.is_none() && way.pool.can_upgrade();
     let upgrade = may_upgrade.then(|| offered(&parts.headers)).flatten();
-    rewrite(&mut parts, target, proxy.forwarding(), client.peer(), || way.authority.clone());
+    let authority = || way.authority.clone();
+    let nominated = rewrite(&mut parts, target, proxy.forwarding(), client.peer(), authority);
     let fields = &mut parts.headers;
     if let Some(protocols) = &upgrade {
         fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -78,7 +80,7 @@ pub(super) fn prepare(
         Some(upload) => {
             let lingers = client.activity.is_multiplexed();
             let idle = plan.idle_body_timeout.filter(|_| !is_grpc(fields));
-            UploadBody::new(body, upload, idle, expects, lingers).boxed_unsync()
+            UploadBody::new(body, upload, idle, expects, lingers, nominated).boxed_unsync()
         }
         None => no_body(),
     };
@@ -95,15 +97,16 @@ pub(super) fn rewrite(
     forwarding: &Forwarding,
     peer: &Peer,
     authority: impl FnOnce() -> HeaderValue,
-) {
+) -> Nominated {
     let fields = &mut parts.headers;
-    headers::request(fields, parts.version);
+    let nominated = headers::request(fields, parts.version);
     make_length_plain(fields);
     forwarding.apply(fields, peer, &target.host);
     let host = if target.host.is_empty() { authority() } else { target.host };
     fields.insert(HOST, host);
     join_cookies(fields, parts.version);
     parts.uri = Uri::from(target.path_and_query);
+    nominated
 }
 
 impl Hearers {
@@ -159,9 +162,21 @@ pub(super) fn shape(request: &mut Request<RequestBody>, protocol: Protocol, sche
                 let chunked = HeaderValue::from_static("chunked");
                 request.headers_mut().insert(TRANSFER_ENCODING, chunked);
             }
+            if !has_body && means_content(request.method()) {
+                // RFC 9110, section 8.6: some applications wait for a length otherwise.
+                request
+                    .headers_mut()
+                    .entry(CONTENT_LENGTH)
+                    .or_insert(HeaderValue::from_static("0"));
+            }
+            if request.headers().contains_key(TE) {
+                // RFC 9110, section 10.1.4. A tunnel is offered without: nothing comes after it.
+                request.headers_mut().entry(CONNECTION).or_insert(HeaderValue::from_static("te"));
+            }
         }
         Protocol::Http2 => {
             request.headers_mut().remove(TRANSFER_ENCODING);
+            request.headers_mut().remove(CONNECTION);
             if let Some(host) = request.headers().get(HOST)
                 && let Some(uri) = absolute(scheme, host, request.uri())
             {
@@ -171,6 +186,11 @@ pub(super) fn shape(request: &mut Request<RequestBody>, protocol: Protocol, sche
             *request.version_mut() = Version::HTTP_2;
         }
     }
+}
+
+/// Whether content is what a method is about.
+fn means_content(method: &Method) -> bool {
+    [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }
 
 fn path_of(uri: &Uri) -> Uri {

@@ -4,9 +4,9 @@
 
 use std::net::Ipv6Addr;
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, MAX_FORWARDS, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Uri, Version};
+use http::{Method, Request, Version};
 
 use super::headers;
 
@@ -37,6 +37,13 @@ pub(super) enum Fault {
     Field,
 }
 
+impl Fault {
+    /// Whether the request is not clean. Else it is, and only not to be forwarded.
+    pub(super) fn is_of_syntax(self) -> bool {
+        !matches!(self, Fault::Ambiguous | Fault::LastHop | Fault::Trace)
+    }
+}
+
 /// What of a clean request is needed to route and forward it.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
@@ -50,11 +57,16 @@ pub(super) struct Target {
 pub(super) fn screen<B>(request: &Request<B>) -> Result<Target, Fault> {
     match request.version() {
         Version::HTTP_10 | Version::HTTP_11 => check_framing(request)?,
-        Version::HTTP_2 => check_fields(request)?,
+        Version::HTTP_2 => {
+            if !are_clean_fields(request.headers()) {
+                return Err(Fault::Field);
+            }
+            check_lengths(request.headers())?;
+        }
         _ => return Err(Fault::Version),
     }
     check_last_hop(request)?;
-    let (path_and_query, authority) = split(request.method(), request.uri())?;
+    let (path_and_query, authority) = split(request)?;
     let host = match request.version() {
         Version::HTTP_2 => host_of_http2(request, authority)?,
         _ => {
@@ -66,14 +78,21 @@ pub(super) fn screen<B>(request: &Request<B>) -> Result<Target, Fault> {
     Ok(Target { path_and_query, host })
 }
 
-/// What h2 lets pass of the syntax of fields.
-fn check_fields<B>(request: &Request<B>) -> Result<(), Fault> {
+/// What h2 lets pass of the syntax of fields, in both directions (RFC 9113, section 8.2.1).
+pub(super) fn are_clean_fields(headers: &HeaderMap) -> bool {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    let clean = request.headers().values().all(|value| {
+    headers.values().all(|value| {
         let bytes = value.as_bytes();
         !blank(bytes.first()) && !blank(bytes.last())
-    });
-    if clean { Ok(()) } else { Err(Fault::Field) }
+    })
+}
+
+/// Several lengths are one if they are equal (RFC 9110, section 8.6). hyper sees to it in HTTP/1.
+fn check_lengths(headers: &HeaderMap) -> Result<(), Fault> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(()) };
+    let agree = length(first.as_bytes()).is_some() && lengths.all(|other| other == first);
+    if agree { Ok(()) } else { Err(Fault::Framing) }
 }
 
 /// RFC 9113, section 8.3.1: a `Host` beside `:authority` says the same; one of them is needed.
@@ -105,16 +124,15 @@ fn check_last_hop<B>(request: &Request<B>) -> Result<(), Fault> {
         Method::TRACE => Fault::Trace,
         _ => return Ok(()),
     };
-    let left = headers::only(request.headers(), &MAX_FORWARDS).unwrap_or_default();
-    let is_zero = !left.is_empty() && left.iter().all(|&byte| byte == b'0');
-    if is_zero { Err(fault) } else { Ok(()) }
+    if headers::hops_left(request.headers()) == Some(0) { Err(fault) } else { Ok(()) }
 }
 
-/// Makes a length that passed the check a number that everybody reads alike: some take `010` for
+/// Makes a length that passed the check one number that everybody reads alike: some take `010` for
 /// eight.
 pub(super) fn make_length_plain(headers: &mut HeaderMap) {
-    let Some(known) = headers.get(CONTENT_LENGTH) else { return };
-    if !is_plain(known.as_bytes())
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(known) = lengths.next() else { return };
+    if (lengths.next().is_some() || !is_plain(known.as_bytes()))
         && let Some(length) = length(known.as_bytes())
     {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
@@ -144,11 +162,15 @@ fn check_framing<B>(request: &Request<B>) -> Result<(), Fault> {
     if request.version() == Version::HTTP_10 || headers.contains_key(CONTENT_LENGTH) {
         return Err(Fault::Framing);
     }
-    let single = headers.get_all(TRANSFER_ENCODING).iter().count() == 1;
-    if single && coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        Ok(())
-    } else {
-        Err(Fault::Coding)
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(b"chunked");
+    match (chunked(coding), lines.nth(1)) {
+        (true, None) => Ok(()),
+        // A body may not be chunked twice.
+        (true, Some(_)) if headers.get_all(TRANSFER_ENCODING).iter().all(chunked) => {
+            Err(Fault::Framing)
+        }
+        _ => Err(Fault::Coding),
     }
 }
 
@@ -191,16 +213,14 @@ fn escapes_are_whole(bytes: &[u8]) -> bool {
 }
 
 /// Whether an application may take a path for another one than it looks like: dot segments, empty
-/// segments, parameters (`;`), separators and NUL in disguise, escapes that are none. Such a path
-/// may slip past a route that was meant for it.
+/// segments, parameters (`;`), separators, NUL and letters in disguise, escapes that are none. Such
+/// a path may slip past a route that was meant for it.
 pub(super) fn is_ambiguous(path: &str) -> bool {
     let bytes = path.as_bytes();
     if !escapes_are_whole(bytes) {
         return true;
     }
-    let hidden = bytes.windows(3).any(|three| {
-        matches!(three, [b'%', b'2', b'f' | b'F'] | [b'%', b'5', b'c' | b'C'] | b"%00")
-    });
+    let hidden = bytes.split(|&byte| byte == b'%').skip(1).any(hides);
     let odd = bytes.iter().any(|byte| matches!(byte, b'\\' | b';'));
     // The first segment is what stands before the first slash: nothing.
     let mut segments = path.split('/').skip(1).peekable();
@@ -210,6 +230,17 @@ pub(super) fn is_ambiguous(path: &str) -> bool {
         unclear |= is_dots(segment.as_bytes()) || (segment.is_empty() && !last);
     }
     hidden || odd || unclear
+}
+
+/// Whether what follows a `%` stands for a separator or NUL, or for what needs no escape and is the
+/// same without (RFC 3986, section 6.2.2.2). Dots count as part of a segment.
+fn hides(rest: &[u8]) -> bool {
+    let digits = rest.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+    match digits.and_then(|two| u8::from_str_radix(two, 16).ok()) {
+        Some(b'/' | b'\\' | 0 | b'-' | b'_' | b'~') => true,
+        Some(byte) => byte.is_ascii_alphanumeric(),
+        None => false,
+    }
 }
 
 /// `.` or `..`, each dot escaped or not.
@@ -235,26 +266,40 @@ fn is_port(bytes: &[u8]) -> bool {
 }
 
 /// The path and query, and the authority of an absolute target.
-fn split(method: &Method, uri: &Uri) -> Result<(PathAndQuery, Option<HeaderValue>), Fault> {
+fn split<B>(request: &Request<B>) -> Result<(PathAndQuery, Option<HeaderValue>), Fault> {
+    let (method, uri) = (request.method(), request.uri());
     if *method == Method::CONNECT {
         return Err(Fault::Connect);
     }
-    let path_and_query = uri.path_and_query().ok_or(Fault::Target)?;
-    let path = path_and_query.path();
-    match (uri.scheme_str(), uri.authority()) {
-        (None, None) if path == "*" && *method == Method::OPTIONS => {
-            Ok((path_and_query.clone(), None))
-        }
-        (None, None) if path.starts_with('/') => Ok((path_and_query.clone(), None)),
-        (Some("http" | "https"), Some(authority))
-            if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) =>
-        {
+    let mut path_and_query = uri.path_and_query().ok_or(Fault::Target)?.clone();
+    let authority = match (uri.scheme_str(), uri.authority()) {
+        (None, None) => None,
+        (Some("http" | "https"), Some(authority)) => {
             let authority = HeaderValue::from_str(authority.as_str()).map_err(|_| Fault::Target)?;
             let clean = is_host(&authority) && !authority.is_empty();
-            if clean { Ok((path_and_query.clone(), Some(authority))) } else { Err(Fault::Target) }
+            Some(clean.then_some(authority).ok_or(Fault::Target)?)
         }
-        _ => Err(Fault::Target),
+        _ => return Err(Fault::Target),
+    };
+    if authority.is_some() && request.version() != Version::HTTP_2 {
+        path_and_query = with_path(path_and_query);
     }
+    let any_server = path_and_query.as_str() == "*" && *method == Method::OPTIONS;
+    if any_server || path_and_query.as_str().starts_with('/') {
+        Ok((path_and_query, authority))
+    } else {
+        Err(Fault::Target)
+    }
+}
+
+/// An absolute target may have no path: it is `/` then.
+fn with_path(path_and_query: PathAndQuery) -> PathAndQuery {
+    if path_and_query.as_str().starts_with('?') {
+        // Written out it is whole.
+        let whole = PathAndQuery::try_from(path_and_query.to_string());
+        return whole.unwrap_or(path_and_query);
+    }
+    path_and_query
 }
 
 /// What hyper's client accepts of a response and a proxy must not pass on. `false`: not clean HTTP.
@@ -343,6 +388,39 @@ mod tests {
     }
 
     #[test]
+    fn an_absolute_target_may_have_no_path() {
+        for (method, target, forwarded) in [
+            ("GET", "http://b", "/"),
+            ("GET", "http://b?x", "/?x"),
+            ("OPTIONS", "http://b/", "/"),
+            ("OPTIONS", "http://b?x", "/?x"),
+        ] {
+            let target = screen(&request(method, target, &[("host", "b")])).unwrap();
+            assert_eq!(target.path_and_query.as_str(), forwarded, "{method}");
+        }
+        let mut http2 = request("GET", "http://a?x", &[]);
+        *http2.version_mut() = Version::HTTP_2;
+        assert_eq!(screen(&http2).err(), Some(Fault::Target));
+    }
+
+    #[test]
+    fn lengths_of_http2_are_one() {
+        let with = |lengths: &[&'static str]| {
+            let fields: Vec<_> = lengths.iter().map(|length| ("content-length", *length)).collect();
+            let mut request = request("POST", "http://a/", &fields);
+            *request.version_mut() = Version::HTTP_2;
+            let fault = screen(&request).err();
+            make_length_plain(request.headers_mut());
+            let left = request.headers().get_all(CONTENT_LENGTH).iter().count();
+            (fault, left)
+        };
+        assert_eq!(with(&["3"]), (None, 1));
+        assert_eq!(with(&["3", "3"]), (None, 1));
+        assert_eq!(with(&["3", "4"]).0, Some(Fault::Framing));
+        assert_eq!(with(&["9223372036854775808"]).0, Some(Fault::Framing));
+    }
+
+    #[test]
     fn codings() {
         let coded = |values: &[&str]| {
             let mut fields = vec![("host", "a")];
@@ -352,10 +430,11 @@ mod tests {
         assert_eq!(coded(&["chunked"]), None);
         assert_eq!(coded(&["CHUNKED"]), None);
         for values in
-            [&["gzip, chunked"][..], &["chunked, chunked"], &["chunked", "chunked"], &["identity"]]
+            [&["gzip, chunked"][..], &["chunked, chunked"], &["chunked", "gzip"], &["identity"]]
         {
             assert_eq!(coded(values), Some(Fault::Coding), "{values:?}");
         }
+        assert_eq!(coded(&["chunked", "chunked"]), Some(Fault::Framing));
     }
 
     #[test]
@@ -392,8 +471,8 @@ mod tests {
             "/a/",
             "/a.b/.c/..d/...",
             "/a%20b",
-            "/%41",
             "/%2541",
+            "/%c3%a9",
             "/a~b",
             "/\u{e9}",
             "*",
@@ -430,6 +509,9 @@ mod tests {
             "/%zz",
             "/a%2",
             "/%%41",
+            "/%41",
+            "/%61dmin",
+            "/a%2Db%5f%7e%30",
         ] {
             assert!(is_ambiguous(path), "{path}");
         }

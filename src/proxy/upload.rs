@@ -1,6 +1,6 @@
 //! The body of a request on its way to the application: streamed frame by frame, never collected.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
+use http::header::EXPECT;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -16,6 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{is_last, without_forbidden_trailers};
+use super::headers::Nominated;
 use crate::timer::{IdleTimer, LazyTimer};
 
 /// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
@@ -24,6 +27,10 @@ const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_TIME: Duration = Duration::from_secs(1);
 /// ...and so many bytes.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
+/// What of a refused request has come with its head is read past, up to so much.
+const SWALLOW_BYTES: u64 = 64 * 1024;
+/// hyper hands out what it has read on its next turns.
+const SWALLOW_TURNS: u32 = 4;
 
 /// The body of a request on its way to the application. It is not read before it is first polled.
 pub(super) struct UploadBody {
@@ -31,6 +38,7 @@ pub(super) struct UploadBody {
     incoming: Option<Incoming>,
     /// What nobody wants any more is still read: see [`discard`].
     lingers: bool,
+    nominated: Nominated,
     upload: Arc<Upload>,
     idle: IdleTimer,
     late: LazyTimer,
@@ -77,6 +85,7 @@ impl UploadBody {
         idle: Option<Duration>,
         held: bool,
         lingers: bool,
+        nominated: Nominated,
     ) -> UploadBody {
         let wanted = Arc::clone(upload);
         let wait = async move {
@@ -85,6 +94,7 @@ impl UploadBody {
         UploadBody {
             incoming: Some(incoming),
             lingers,
+            nominated,
             upload: Arc::clone(upload),
             idle: IdleTimer::new(idle),
             late: LazyTimer::default(),
@@ -114,7 +124,7 @@ impl Body for UploadBody {
                 if is_last(&frame, incoming) {
                     this.upload.set(UploadState::Whole);
                 }
-                Poll::Ready(Some(Ok(without_forbidden_trailers(frame))))
+                Poll::Ready(Some(Ok(without_forbidden_trailers(frame, &this.nominated))))
             }
             Poll::Ready(None) => {
                 this.upload.set(UploadState::Whole);
@@ -171,6 +181,32 @@ pub(super) fn discard(mut incoming: Incoming) {
     tokio::spawn(async move {
         let _ = tokio::time::timeout(LINGER_TIME, reading).await;
     });
+}
+
+/// Reads past the body of a refused request of HTTP/1 that has come together with its head. Says
+/// whether that was all of it: the connection can then go on.
+pub(super) async fn swallow(request: Request<Incoming>) -> bool {
+    // Who waits to be asked for it is not asked.
+    let asks = request.headers().contains_key(EXPECT);
+    let mut incoming = request.into_body();
+    if asks || incoming.size_hint().lower() > SWALLOW_BYTES {
+        return false;
+    }
+    let mut bytes = 0;
+    for _ in 0..SWALLOW_TURNS {
+        while let Poll::Ready(next) =
+            poll_fn(|task| Poll::Ready(Pin::new(&mut incoming).poll_frame(task))).await
+        {
+            let Some(frame) = next else { return true };
+            let Ok(frame) = frame else { return false };
+            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if bytes > SWALLOW_BYTES {
+                return false;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    false
 }
 
 // === impl Upload ===

@@ -157,10 +157,14 @@ async fn fields_of_one_hop_end_here_in_both_directions() {
          Set-Cookie: a=1\r\nX-Between: 1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n",
     )
     .await;
-    for gone in ["connection", "keep-alive", "x-mine", "x-too", "upgrade", "http2", "proxy-"] {
+    for gone in ["keep-alive", "x-mine", "x-too", "upgrade", "http2", "proxy-"] {
         assert!(!there.contains(gone), "{gone}: {there}");
     }
-    for stays in ["te: trailers", "authorization: Basic eQ==", "x-stays: 1", "via: 1.1 tidegate"] {
+    // What tidegate says for its own hop.
+    for said in ["te: trailers", "connection: te"] {
+        assert!(there.contains(&format!("\r\n{said}\r\n")), "{said}: {there}");
+    }
+    for stays in ["authorization: Basic eQ==", "x-stays: 1", "via: 1.1 tidegate"] {
         assert!(there.contains(&format!("\r\n{stays}\r\n")), "{stays}: {there}");
     }
     assert!(!there.contains("user-agent"), "{there}");
@@ -304,7 +308,9 @@ async fn trailers_pass_both_ways_but_not_those_that_change_the_message() {
     client
         .send(
             "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\n\
-             Trailer: X-Sum, Host\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\nHost: evil\r\nX-Unnamed: 1\r\n\r\n",
+             Trailer: X-Sum, Host, X-Hop, X-Forwarded-For, Range\r\nConnection: X-Hop\r\n\r\n\
+             1\r\na\r\n0\r\nX-Sum: 1\r\nHost: evil\r\nX-Hop: 1\r\nX-Forwarded-For: 6.6.6.6\r\n\
+             Range: bytes=0-1\r\nX-Unnamed: 1\r\n\r\n",
         )
         .await;
     let mut conn = app.accept().await;
@@ -312,8 +318,9 @@ async fn trailers_pass_both_ways_but_not_those_that_change_the_message() {
     assert_eq!(request.field("te"), Some("trailers"));
     assert_eq!(request.field("host"), Some("a"));
     assert_eq!(request.trailers, [("x-sum".to_owned(), "1".to_owned())]);
-    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Done, Set-Cookie\r\n\r\n\
-                  1\r\nb\r\n0\r\nX-Done: yes\r\nSet-Cookie: evil\r\nX-Unnamed: 1\r\n\r\n";
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\
+                  Trailer: X-Done, Set-Cookie, X-Hop\r\nConnection: X-Hop\r\n\r\n\
+                  1\r\nb\r\n0\r\nX-Done: yes\r\nSet-Cookie: evil\r\nX-Hop: 1\r\nX-Unnamed: 1\r\n\r\n";
     conn.send(answer).await;
     let response = client.response().await;
     assert_eq!(response.text(), "b");
@@ -522,4 +529,61 @@ async fn events_pass_one_by_one_and_may_be_far_apart() {
     drop(conn);
     assert!(client.through("0\r\n\r\n").await.contains("0\r\n\r\n"));
     tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_client_is_told_what_to_go_over_to() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let answer = "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                  Content-Length: 0\r\n\r\n";
+    let (_, back) = pass(&tide, &app, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", answer).await;
+    for said in ["connection: upgrade", "upgrade: websocket"] {
+        assert!(back.contains(&format!("\r\n{said}\r\n")), "{said}: {back}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_the_connection_does_not_keep_it() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    for (answer, kept) in [
+        ("HTTP/1.1 200 OK\r\n\r\nhello", false),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", true),
+    ] {
+        let mut client = tide.client().await;
+        client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+        let mut conn = app.accept().await;
+        conn.head().await;
+        conn.send(answer).await;
+        conn.shut().await;
+        let head = client.head().await;
+        let said = if kept { "keep-alive" } else { "close" };
+        assert_eq!(head.field("connection"), Some(said), "{answer}: {}", head.raw);
+        if !kept {
+            assert_eq!(client.rest().await, b"hello");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_after_the_whole_upload_keeps_the_connection() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = tide.client().await;
+    for _ in 0..2 {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").await;
+        let mut conn = app.accept().await;
+        conn.request().await;
+        drop(conn);
+        let response = client.response().await;
+        response.assert_own(502, "connection_terminated");
+        assert_eq!(response.field("connection"), None, "{}", response.head.raw);
+    }
+    // Nor do requests that are answered here cost it.
+    let last = "Host: a\r\nMax-Forwards: 0\r\n\r\n";
+    client.send(format!("OPTIONS / HTTP/1.1\r\n{last}TRACE / HTTP/1.1\r\n{last}")).await;
+    assert_eq!(client.response().await.status(), 204);
+    assert_eq!(client.response().await.status(), 405);
 }

@@ -32,6 +32,7 @@ mod gate_world;
 mod holding;
 mod http2;
 mod http2_abuse;
+mod http2_bodies;
 mod layering;
 mod learning;
 mod logging_sinks;

@@ -43,8 +43,14 @@ async fn a_rejection_as_problem_json() {
     // Twice on one connection: a request without a body does not cost it.
     assert_eq!(bytes(&mut client, GET).await, expected);
     assert_eq!(bytes(&mut client, GET).await, expected);
+    // Nor does one whose body has come with its head.
     let posted = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    assert_eq!(bytes(&mut client, posted).await, expected);
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+        3\r\nabc\r\n0\r\n\r\n";
+    assert_eq!(bytes(&mut client, chunked).await, expected);
     let closing = expected.replace("json\r\n", "json\r\nconnection: close\r\n");
+    let posted = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nabc";
     assert_eq!(bytes(&mut client, posted).await, closing);
     client.shut().await;
     assert!(client.rest().await.is_empty());

@@ -53,10 +53,15 @@ pub struct H2c(pub SocketAddr);
 
 impl H2Client {
     pub async fn connect(address: SocketAddr) -> H2Client {
+        H2Client::with_window(address, 65_535).await
+    }
+
+    /// Takes so much of a response at once.
+    pub async fn with_window(address: SocketAddr, window: u32) -> H2Client {
         let stream = TcpStream::connect(address).await.expect("it listens");
         // Room for a stream that is not read beside others.
         let mut builder = h2::client::Builder::new();
-        builder.initial_connection_window_size(1 << 20);
+        builder.initial_connection_window_size(1 << 20).initial_window_size(window);
         let (sender, connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
         H2Client { sender, connection: tokio::spawn(connection) }
     }

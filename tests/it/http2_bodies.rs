@@ -1,0 +1,158 @@
+//! Bodies over HTTP/2: delivered to their end however slowly they are taken, and none where none
+//! may be.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Response, StatusCode};
+
+use crate::support::http2::{H2App, H2Client, H2c, read, request, rest};
+use crate::support::{App, Tide, soon};
+
+/// In front of an application of HTTP/2.
+fn before(app: &H2App, toml: &str) -> Tide {
+    let address = app.address;
+    Tide::connecting(address, toml, &|_| Box::new(H2c(address)))
+}
+
+/// Comes from the application in one piece: hyper is done with it as soon as h2 has it.
+const ONE_PIECE: usize = 7_000;
+const WINDOW: u32 = 1_000;
+
+#[tokio::test]
+async fn what_is_taken_slowly_is_delivered_after_all() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "[server]\nidle_timeout = \"10ms\"\n");
+    let mut client = H2Client::with_window(tide.address, WINDOW).await;
+    let response = client.get("/").await;
+    let body = "x".repeat(ONE_PIECE);
+    let (_conn, _) = app.serve(&body).await;
+    let (_, mut body) = soon("the head", response).await.unwrap().into_parts();
+    tide.until("it is done for hyper", |metrics| metrics.answered(200) == 1.0).await;
+    // Longer than the idle timeout, and than a client has to take leave.
+    app.stays_alone(Duration::from_millis(1_300)).await;
+    let (bytes, _) = rest(&mut body).await.unwrap();
+    assert_eq!(bytes.len(), ONE_PIECE);
+    // Only now it is idle.
+    drop(body);
+    client.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_given_up() {
+    let app = App::start().await;
+    let limits = "[server]\nidle_timeout = \"10ms\"\n[defaults]\nidle_body_timeout = \"100ms\"\n";
+    let tide = Tide::before(app.address, limits);
+    let mut client = H2Client::with_window(tide.address, WINDOW).await;
+    let response = client.get("/").await;
+    let (_conn, _) = app.serve(&"x".repeat(ONE_PIECE)).await;
+    let (_, _body) = soon("the head", response).await.unwrap().into_parts();
+    assert!(client.ended().await.is_err(), "cut off");
+    tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_window_of_one_byte_is_a_window() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = H2Client::with_window(tide.address, 1).await;
+    for _ in 0..2 {
+        let response = client.get("/").await;
+        let (_conn, _) = app.serve(&"x".repeat(3_000)).await;
+        assert_eq!(read(response).await.unwrap().body.len(), 3_000);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_head_of_tidegates_own_has_no_body() {
+    let app = App::start().await;
+    let tide = Tide::before(
+        app.address,
+        "[[route]]\nname = \"no\"\nmatch = { path = \"/no\" }\nadmission = \"deny\"\n",
+    );
+    let mut client = H2Client::connect(tide.address).await;
+    let got = read(client.get("/no").await).await.unwrap();
+    let (response, _) = client.send(request(Method::HEAD, "/no"), true).await;
+    let response = read(response).await.unwrap();
+    assert_eq!((response.status, response.body.len()), (404, 0));
+    assert_eq!(response.headers[CONTENT_LENGTH], got.body.len().to_string());
+}
+
+#[tokio::test]
+async fn a_response_without_content_has_none_whatever_comes() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
+        let mut client = H2Client::connect(tide.address).await;
+        let response = client.get("/").await;
+        let mut call = app.call().await;
+        let mut head = Response::new(());
+        *head.status_mut() = status;
+        let mut stream = call.respond.send_response(head, false).unwrap();
+        stream.send_data(Bytes::from_static(b"abc"), true).unwrap();
+        let response = read(response).await.unwrap();
+        assert_eq!((response.status, response.body.len()), (status.as_u16(), 0));
+    }
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let response = client.get("/").await;
+    let mut conn = app.accept().await;
+    conn.request().await;
+    conn.send("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n").await;
+    let response = read(response).await.unwrap();
+    assert_eq!((response.status, response.headers.get(CONTENT_LENGTH)), (204, None));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_without_an_error_broke_off_too() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    for length in [None, Some("10")] {
+        let mut client = H2Client::connect(tide.address).await;
+        let response = client.get("/").await;
+        let mut call = app.call().await;
+        let mut head = Response::new(());
+        if let Some(length) = length {
+            head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+        }
+        let mut stream = call.respond.send_response(head, false).unwrap();
+        stream.send_data(Bytes::from_static(b"part"), false).unwrap();
+        let (_, mut body) = soon("the head", response).await.unwrap().into_parts();
+        assert_eq!(&soon("the part", body.data()).await.unwrap().unwrap()[..], b"part");
+        stream.send_reset(Reason::NO_ERROR);
+        let error = soon("the end", body.data()).await.unwrap().unwrap_err();
+        assert!(error.is_reset(), "{error}");
+    }
+    tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn an_application_that_needs_no_more_of_an_upload_has_answered_whole() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let (response, _upload) = client.send(request(Method::POST, "/"), false).await;
+    let mut call = app.call().await;
+    let mut stream = call.begin(false);
+    stream.send_data(Bytes::from_static(b"enough"), true).unwrap();
+    // h2 now resets the stream, with NO_ERROR.
+    drop((stream, call));
+    assert_eq!(read(response).await.unwrap().body, b"enough");
+    tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn a_post_without_a_body_says_so_to_http1() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let (response, _) = client.send(request(Method::POST, "/"), true).await;
+    let (mut conn, seen) = app.serve("").await;
+    assert_eq!(seen.field("content-length"), Some("0"));
+    assert_eq!(read(response).await.unwrap().status, 200);
+    let _response = client.get("/").await;
+    assert_eq!(conn.request().await.field("content-length"), None);
+}
