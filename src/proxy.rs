@@ -13,10 +13,9 @@
 //!   framing of chunks it is an error.
 //! - Blanks behind a chunk's size, and whatever bytes stand in its extension but CR and LF, are
 //!   passed over, as nginx and HAProxy do; chunks are framed anew, without extensions.
-//! - HTTP/1.2 and later are refused (400, 502), although RFC 9110, section 2.5, would have them
+//! - HTTP/1.2 to HTTP/1.9 are refused (400, 502), although RFC 9110, section 2.5, would have them
 //!   read as HTTP/1.1; so are characters in a target that no URI has, but for those that browsers
-//!   send in spite of it. A client that says `PRI * HTTP/2.0` in the middle of HTTP/1.1 is closed
-//!   without an answer.
+//!   send in spite of it.
 //! - The fragment of a target is dropped; what is matched and forwarded is the same, without it.
 //! - Equal lengths on several lines become one. A length beside `Transfer-Encoding: chunked` is
 //!   dropped and the connection closed after the answer (RFC 9112, section 6.1).
@@ -104,7 +103,7 @@ pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
 pub use interim::Interims;
 pub use plan::{MAX_EXEMPT, lane_limits, limits};
-pub(crate) use respond::{HEADER_TIMEOUT, PLAIN_INSTEAD_OF_TLS, TOO_MANY_CONNECTIONS};
+pub(crate) use respond::{HEADER_TIMEOUT, PLAIN_INSTEAD_OF_TLS, TOO_MANY_CONNECTIONS, unreadable};
 pub use tunnel::Tunnel;
 
 /// The client left: its connection is closed without an answer.

@@ -305,6 +305,12 @@ impl Activity {
         (idle && delivering).then(|| self.at(since) + patience)
     }
 
+    /// Whether the last write found the client not reading.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) != 0
+    }
+
     /// When a blocked write becomes hopeless.
     #[must_use]
     pub fn write_deadline(&self) -> Option<Instant> {

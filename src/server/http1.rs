@@ -20,11 +20,15 @@ use super::connection::{Service, close, reset, tunnel, wait_for_news};
 use super::io::ClientIo;
 use super::registry::{Command, Handle};
 use super::{Context, Live};
-use crate::proxy::{Client, HEADER_TIMEOUT, Phase};
+use crate::proxy::{Client, HEADER_TIMEOUT, Phase, unreadable};
 use crate::timer::LazyTimer;
 
 /// A silent connection is parked after this.
 const PARK_AFTER: Duration = Duration::from_secs(1);
+/// Where the status stands in an answer of HTTP/1.
+const STATUS: std::ops::Range<usize> = "HTTP/1.1 ".len().."HTTP/1.1 400".len();
+/// HTTP/2 in the middle of HTTP/1: hyper closes without a word.
+const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0";
 /// How long a client has to take the last thing that it is told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -45,6 +49,9 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
                 return tunnel(handle, io, buffered).await;
             }
             Ended::Closed { linger } => return close(&handle.client, io, linger).await,
+            Ended::Malformed { too_large } => {
+                return malformed(&live, handle, io, &buffered, too_large).await;
+            }
             Ended::SlowHead => return head_too_slow(&live, handle, io).await,
             Ended::Cut => return reset(&handle.client),
         }
@@ -55,8 +62,30 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
 /// was still being read.
 pub(super) async fn head_too_slow(live: &Live, handle: &Handle, mut io: ClientIo) {
     live.proxy.unheard(&handle.client, 408);
-    let _ = timeout(LAST_WORDS, io.write_all(HEADER_TIMEOUT)).await;
+    say(&mut io, HEADER_TIMEOUT).await;
     close(&handle.client, io, true).await;
+}
+
+/// Says why a head, which begins like this, cannot be read.
+async fn malformed(live: &Live, handle: &Handle, mut io: ClientIo, head: &[u8], too_large: bool) {
+    let held = io.take_held();
+    // What hyper says, if that is not on its way already.
+    let said = held.get(STATUS).and_then(|said| std::str::from_utf8(said).ok()?.parse().ok());
+    let (mut status, mut answer) = (said.unwrap_or(if too_large { 431 } else { 400 }), &held[..]);
+    if (!held.is_empty() || head.starts_with(PREFACE_LINE))
+        && let Some(better) = unreadable(head, status == 431)
+    {
+        (status, answer) = better;
+    }
+    live.proxy.unheard(&handle.client, status);
+    say(&mut io, answer).await;
+    close(&handle.client, io, true).await;
+}
+
+/// Writes the last that a client is told.
+async fn say(io: &mut ClientIo, bytes: &[u8]) {
+    io.set_free();
+    let _ = timeout(LAST_WORDS, io.write_all(bytes)).await;
 }
 
 /// Why hyper does not serve the connection any longer.
@@ -65,6 +94,8 @@ enum Ended {
     Silent,
     /// It is over, in order or not.
     Closed { linger: bool },
+    /// A request's head cannot be read.
+    Malformed { too_large: bool },
     /// A request's head did not come to its end.
     SlowHead,
     /// Away with it.
@@ -102,7 +133,7 @@ async fn served(
             polled = Pin::new(&mut *connection).poll(task);
         }
         if let Poll::Ready(result) = polled {
-            return Poll::Ready(closed(live, client, result));
+            return Poll::Ready(closed(client, result));
         }
         out_of_time(live, client, &mut timer, task)
     })
@@ -126,20 +157,14 @@ fn may_be_asked_to_end(client: &Client) -> bool {
 }
 
 /// hyper has come to the end.
-fn closed(live: &Live, client: &Client, result: hyper::Result<()>) -> Ended {
+fn closed(client: &Client, result: hyper::Result<()>) -> Ended {
     if client.activity.is_spoilt() {
         return Ended::Cut;
     }
-    let malformed = result.err().filter(hyper::Error::is_parse);
-    if let Some(error) = &malformed {
-        live.proxy.unheard(client, status_of(error));
+    match result.err().filter(hyper::Error::is_parse) {
+        Some(error) => Ended::Malformed { too_large: error.is_parse_too_large() },
+        None => Ended::Closed { linger: client.activity.must_linger() },
     }
-    Ended::Closed { linger: malformed.is_some() || client.activity.must_linger() }
-}
-
-/// What hyper has answered to a head that it could not read, for the metrics.
-fn status_of(error: &hyper::Error) -> u16 {
-    if error.is_parse_too_large() { 431 } else { 400 }
 }
 
 /// Looks at the one timer of a connection.

@@ -34,6 +34,8 @@ pub(super) struct ClientIo {
     free: bool,
     /// What is said past hyper, between two of its messages, and not written yet.
     interim: Bytes,
+    /// What hyper answers to a head that it cannot read, kept back: there may be a better answer.
+    held: Vec<u8>,
     /// Reads along on a connection of HTTP/2.
     meter: Option<Meter>,
 }
@@ -77,7 +79,17 @@ impl ClientIo {
         let client = Arc::clone(client);
         let first = Bytes::new();
         let interim = Bytes::new();
-        ClientIo { client, transport, first, max_head, head: 0, free: false, interim, meter: None }
+        ClientIo {
+            client,
+            transport,
+            first,
+            max_head,
+            head: 0,
+            free: false,
+            interim,
+            held: Vec::new(),
+            meter: None,
+        }
     }
 
     /// What was read and not used is read again.
@@ -95,6 +107,26 @@ impl ClientIo {
     /// it is not: the connection lingers first.
     pub(super) fn set_free(&mut self) {
         self.free = true;
+    }
+
+    /// What hyper answered to a head that it could not read, if it was kept back.
+    pub(super) fn take_held(&mut self) -> Vec<u8> {
+        mem::take(&mut self.held)
+    }
+
+    /// Keeps hyper's answer back to a head that it cannot read: nobody else writes while a head is
+    /// coming, unless the client has left something untaken.
+    fn hold(&mut self, bytes: &[u8]) -> bool {
+        let activity = &self.client.activity;
+        let refuses = !self.free
+            && !activity.is_multiplexed()
+            && activity.phase().0 == Phase::Head
+            && !activity.is_blocked()
+            && bytes.starts_with(b"HTTP/1.1 4");
+        if refuses {
+            self.held.extend_from_slice(bytes);
+        }
+        refuses
     }
 
     /// What comes from here on is weighed.
@@ -261,6 +293,9 @@ impl AsyncWrite for ClientIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(task))?;
+        if self.hold(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let polled = match &mut self.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write(task, bytes),
             Transport::Secure(stream) => Pin::new(stream).poll_write(task, bytes),
@@ -311,6 +346,11 @@ impl AsyncWrite for ClientIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interim(task))?;
+        if let [only] = bufs
+            && self.hold(only)
+        {
+            return Poll::Ready(Ok(only.len()));
+        }
         let polled = match &mut self.transport {
             Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(task, bufs),
             Transport::Secure(stream) => Pin::new(stream).poll_write_vectored(task, bufs),

@@ -111,7 +111,9 @@ async fn heads_that_are_not_clean_never_reach_the_application() {
         (400, "GET  / HTTP/1.1\r\nHost: a\r\n\r\n"),
         (400, "GET /\r\n\r\n"),
         (400, "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
-        (400, "GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+        (505, "GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+        (505, "GET / HTTP/3\r\nHost: a\r\n\r\n"),
+        (400, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n"),
         (400, "GET / http/1.1\r\nHost: a\r\n\r\n"),
         (400, "G@T / HTTP/1.1\r\nHost: a\r\n\r\n"),
         (400, "GET /a` HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -299,6 +301,23 @@ async fn long_targets_and_many_fields_are_refused() {
     let tide = Tide::before(app.address, "[server]\nmax_header_bytes = \"256KiB\"\n");
     let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70_000));
     assert_eq!(refused(&tide, &app, long.as_bytes()).await, (414, End::Closed));
+    // Where the first line alone is longer than a head may be, too, and in the middle of it.
+    let usual = Tide::before(app.address, "");
+    let longer = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(40_000));
+    assert_eq!(refused(&usual, &app, longer.as_bytes()).await, (414, End::Closed));
+    let mut client = usual.client().await;
+    client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n\r\n{longer}")).await;
+    drop(app.serve("").await);
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(client.response().await.status(), 414);
+    // So it is with HTTP/2 in the middle of HTTP/1.
+    let mut client = usual.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    let (_second, _) = app.serve("").await;
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(client.response().await.status(), 505);
+    let metrics = usual.metrics().await;
+    assert_eq!((metrics.answered(414), metrics.answered(431)), (2.0, 0.0), "{metrics}");
     let fields: String = (0..101).map(|i| format!("X-{i}: {i}\r\n")).collect();
     let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     assert_eq!(refused(&tide, &app, many.as_bytes()).await, (431, End::Closed));
