@@ -188,7 +188,10 @@ async fn attempt(
 fn is_worth_another(lease: &Lease<Permit>, error: &hyper::Error) -> bool {
     match lease.protocol() {
         Protocol::Http1 => !lease.answered(),
-        Protocol::Http2 => UpstreamError::is_unprocessed(error),
+        Protocol::Http2 => {
+            let lost = lease.reused() && UpstreamError::is_lost(error);
+            lost || UpstreamError::is_unprocessed(error)
+        }
     }
 }
 

@@ -129,7 +129,21 @@ impl Steward {
         let loading = spawn_blocking(move || (source.fingerprint(), source.load()));
         let (seen, loaded) = loading.await.map_err(|error| error.to_string())?;
         self.seen = seen;
-        self.apply(loaded?).map_err(|error| told(&error))
+        let loaded = loaded?;
+        let renewed = self.renew_tls(&loaded).await.map_err(|error| told(&error))?;
+        let mut changes = self.apply(loaded).map_err(|error| told(&error))?;
+        changes.extend(renewed.then(|| "server.tls: its files were read again".to_owned()));
+        Ok(changes)
+    }
+
+    /// Looks at the files of TLS at once, if it is still the same: whoever asks for a reload has
+    /// perhaps renewed them.
+    async fn renew_tls(&self, loaded: &Loaded) -> Result<bool, StartError> {
+        let running = self.state.running.load_full();
+        let same = loaded.config.server.tls == running.config.server.tls;
+        let Some(tls) = running.tls.clone().filter(|_| same) else { return Ok(false) };
+        // That it does not end means that the runtime does.
+        Ok(spawn_blocking(move || tls.reload()).await.unwrap_or(Ok(false))?)
     }
 
     /// Takes a configuration into effect.

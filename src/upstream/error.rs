@@ -123,6 +123,14 @@ impl UpstreamError {
         })
     }
 
+    /// Whether a connection of HTTP/2 is gone without a word.
+    #[must_use]
+    pub fn is_lost(error: &hyper::Error) -> bool {
+        let broke = error.source().is_some_and(|cause| cause.is::<io::Error>());
+        // Unless TLS says why.
+        broke && UpstreamError::exchanging(error) == UpstreamError::ConnectionTerminated
+    }
+
     /// Why TLS on an open connection failed.
     pub(super) fn handshaking(error: &io::Error) -> UpstreamError {
         let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

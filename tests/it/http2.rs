@@ -382,6 +382,32 @@ async fn a_refused_stream_is_tried_once_more_if_that_is_safe() {
 }
 
 #[tokio::test]
+async fn a_connection_that_had_served_and_is_lost_costs_idempotent_requests_nothing() {
+    let app = H2App::start().await;
+    let tide = before(&app, "[server]\nworkers = 1\n");
+    let mut client = H2Client::connect(tide.address).await;
+    let first = client.get("/").await;
+    let _call = app.call().await;
+    app.break_off();
+    assert_eq!(read(first).await.unwrap().status, 502, "a fresh connection is no stale one");
+    let warm = client.get("/").await;
+    app.call().await.answer("warm");
+    assert_eq!(read(warm).await.unwrap().body, b"warm");
+    let response = client.get("/").await;
+    let _call = app.call().await;
+    app.break_off();
+    app.call().await.answer("again");
+    assert_eq!(read(response).await.unwrap().body, b"again");
+    let (response, mut body) = client.send(post("/"), false).await;
+    body.send_data(Bytes::from_static(b"x"), true).unwrap();
+    let _call = app.call().await;
+    app.break_off();
+    assert_eq!(read(response).await.unwrap().status, 502);
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_upstream_retries_total", &[]), 1.0);
+}
+
+#[tokio::test]
 async fn a_slow_reader_stalls_nobody_else() {
     let app = H2App::start().await;
     let tide = before(&app, "[server]\nworkers = 1\n");

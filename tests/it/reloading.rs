@@ -9,6 +9,7 @@ use std::time::Duration;
 use tidegate::config::{self, Format, Loaded, Overrides};
 use tidegate::sidecar::{Sidecar, Source};
 
+use crate::support::certificates::Certificates;
 use crate::support::{App, Away, Echo, Metrics, Process, Tide, Wire, soon};
 
 /// A file that is written in the test.
@@ -546,4 +547,22 @@ async fn a_reload_each_second_fails_no_request_of_500_a_second() {
     let metrics = process.until("all were served", |m| m.answered(200) == 5_000.0).await;
     assert_eq!(metrics.sum("tidegate_rejected_total", &[]), 0.0);
     assert!(metrics.sum("tidegate_config_reloads_total", &[("result", "failure")]) >= 3.0);
+}
+
+#[tokio::test]
+async fn a_reload_reads_renewed_certificates_at_once() {
+    let certificates = Certificates::new();
+    let (cert, key) = certificates.pair("a", &["a.example"], 2099);
+    let app = App::start().await;
+    let tls = format!("[server.tls]\ncert = {cert:?}\nkey = {key:?}\n");
+    let file = File::new(&format!("{}{tls}", before(&app, "")));
+    let tide = start(&file);
+    assert_eq!(tide.sidecar.reload().await, Ok(Vec::new()));
+    let new = certificates.pair("b", &["b.example"], 2099);
+    fs::copy(&new.0, &cert).unwrap();
+    let why = tide.sidecar.reload().await.unwrap_err();
+    assert!(why.contains("key"), "{why}");
+    fs::copy(&new.1, &key).unwrap();
+    let changes = tide.sidecar.reload().await.unwrap();
+    assert_eq!(changes, ["server.tls: its files were read again"]);
 }

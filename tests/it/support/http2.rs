@@ -37,6 +37,8 @@ pub struct H2App {
     calls: Mutex<UnboundedReceiver<H2Call>>,
     /// Rung when every connection is to take leave (GOAWAY).
     leave: Arc<Notify>,
+    /// Rung when every connection is to break.
+    broken: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -130,10 +132,11 @@ impl H2App {
         let address = listener.local_addr().expect("bound");
         let (told, calls) = unbounded_channel();
         let leave = Arc::new(Notify::new());
-        let rung = Arc::clone(&leave);
+        let broken = Arc::new(Notify::new());
+        let bells = (Arc::clone(&leave), Arc::clone(&broken));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (told, rung) = (told.clone(), Arc::clone(&rung));
+                let (told, (leave, broken)) = (told.clone(), bells.clone());
                 tokio::spawn(async move {
                     let mut builder = h2::server::Builder::new();
                     builder.max_concurrent_streams(max_streams);
@@ -142,7 +145,8 @@ impl H2App {
                     };
                     loop {
                         tokio::select! {
-                            () = rung.notified() => connection.graceful_shutdown(),
+                            () = leave.notified() => connection.graceful_shutdown(),
+                            () = broken.notified() => return,
                             call = connection.accept() => {
                                 let Some(Ok((request, respond))) = call else { return };
                                 if told.send(H2Call { request, respond }).is_err() {
@@ -154,7 +158,7 @@ impl H2App {
                 });
             }
         });
-        H2App { address, calls: Mutex::new(calls), leave, task }
+        H2App { address, calls: Mutex::new(calls), leave, broken, task }
     }
 
     /// The next request.
@@ -165,6 +169,11 @@ impl H2App {
     /// Takes leave on every connection.
     pub fn leave(&self) {
         self.leave.notify_waiters();
+    }
+
+    /// Breaks every connection off.
+    pub fn break_off(&self) {
+        self.broken.notify_waiters();
     }
 }
 
