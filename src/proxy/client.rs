@@ -56,6 +56,8 @@ pub struct Activity {
     open: AtomicU32,
     /// Several at once: HTTP/2.
     multiplexed: AtomicBool,
+    /// Of HTTP/1: what came last does not end as a head does.
+    goes_on: AtomicBool,
     /// Of HTTP/2: something that was asked for has not been written to its end.
     delivering: AtomicBool,
     /// Microseconds from `origin` to the last write.
@@ -161,6 +163,7 @@ impl Activity {
             last: AtomicBool::new(false),
             open: AtomicU32::new(0),
             multiplexed: AtomicBool::new(false),
+            goes_on: AtomicBool::new(false),
             delivering: AtomicBool::new(false),
             progress: AtomicU64::new(0),
             heading: AtomicU64::new(0),
@@ -219,6 +222,16 @@ impl Activity {
         if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             self.enter(Phase::Head);
         }
+    }
+
+    /// Of HTTP/1: something has come, and ends as a head does, or not.
+    pub fn came(&self, ends_a_head: bool) {
+        self.goes_on.store(!ends_a_head, Ordering::Relaxed);
+    }
+
+    /// Whether something has come behind the head that was read last.
+    pub(super) fn has_more(&self) -> bool {
+        self.goes_on.load(Ordering::Relaxed)
     }
 
     /// The client will send nothing more.

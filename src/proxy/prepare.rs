@@ -76,11 +76,13 @@ pub(super) fn prepare(
         fields.remove(EXPECT);
     }
     parts.extensions.clear();
+    // Who has begun to send it does not wait to be asked for it.
+    let held = expects && !client.activity.has_more();
     let sent = match &upload {
         Some(upload) => {
             let lingers = client.activity.is_multiplexed();
             let idle = plan.idle_body_timeout.filter(|_| !is_grpc(fields));
-            UploadBody::new(body, upload, idle, expects, lingers, nominated).boxed_unsync()
+            UploadBody::new(body, upload, idle, held, lingers, nominated).boxed_unsync()
         }
         None => no_body(),
     };

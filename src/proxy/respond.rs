@@ -61,23 +61,17 @@ const VERSION_NOT_SUPPORTED: &[u8] = b"HTTP/1.1 505 HTTP Version Not Supported\r
 
 /// What to answer to a head that hyper cannot read, where its 400, or 431 if it is `too_large`,
 /// misses the point: a first line that does not end (RFC 9112, section 3), another major version
-/// (RFC 9110, section 15.6.6), or a length that no number holds.
-pub(crate) fn unreadable(head: &[u8], too_large: bool) -> Option<(u16, &'static [u8])> {
+/// (RFC 9110, section 15.6.6), or a length that no number holds. `full`: as much has come as may.
+pub(crate) fn unreadable(head: &[u8], too_large: bool, full: bool) -> Option<(u16, &'static [u8])> {
     let head = head.trim_ascii_start();
-    if head.is_empty() {
-        // hyper had read all of it.
-        return too_large.then_some((400, BAD_REQUEST));
-    }
-    let Some(end) = head.iter().rposition(|&byte| byte == b'\n') else {
-        return too_large.then_some((414, URI_TOO_LONG));
+    let Some(end) = head.iter().position(|&byte| byte == b'\n') else {
+        // If there was room left hyper has read the whole head, and this is what follows.
+        return too_large.then_some(if full { (414, URI_TOO_LONG) } else { (400, BAD_REQUEST) });
     };
-    let line = head[..end].split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let version = line.trim_ascii_end().rsplit(|&byte| byte == b' ').next().unwrap_or_default();
-    if version.strip_prefix(b"HTTP/").is_some_and(|rest| matches!(rest.first(), Some(b'2'..=b'9')))
-    {
-        return Some((505, VERSION_NOT_SUPPORTED));
-    }
-    None
+    let line = head[..end].trim_ascii_end();
+    let version = line.rsplit(|&byte| byte == b' ').next().unwrap_or_default();
+    let major = version.strip_prefix(b"HTTP/").and_then(<[u8]>::first);
+    matches!(major, Some(b'2'..=b'9')).then_some((505, VERSION_NOT_SUPPORTED))
 }
 
 /// Why a request that was admitted, or came so far, ends without an answer of the application.
@@ -371,23 +365,24 @@ mod tests {
 
     #[test]
     fn heads_that_cannot_be_read() {
-        let status = |head: &str, too_large| {
-            let found = unreadable(head.as_bytes(), too_large);
+        let status = |head: &str, too_large, full| {
+            let found = unreadable(head.as_bytes(), too_large, full);
             found.map(|(status, answer)| {
                 assert!(answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
                 status
             })
         };
-        assert_eq!(status("\r\nGET /aaaa", true), Some(414));
-        assert_eq!(status("GET /aaaa", false), None);
+        assert_eq!(status("\r\nGET /aaaa", true, true), Some(414));
+        assert_eq!(status("GET /aaaa", false, false), None);
         for version in ["HTTP/2.0", "HTTP/3", "HTTP/9.9"] {
-            assert_eq!(status(&format!("GET / {version}\r\nHost: a\r\n"), false), Some(505));
+            let head = format!("GET / {version}\r\nHost: a\r\n");
+            assert_eq!(status(&head, false, false), Some(505));
         }
-        assert_eq!(status("GET / HTTP/1.2\r\n\r\n", false), None);
-        for cut in ["GET / HTTP/1.1\r\nX: aaaa", "GET / HTTP/1.1\r\nX: aaaa\r\n\r"] {
-            assert_eq!(status(cut, true), None, "the fields are too long");
+        assert_eq!(status("GET / HTTP/1.2\r\n\r\n", false, false), None);
+        assert_eq!(status("GET / HTTP/1.1\r\nX: aaaa", true, true), None, "the fields are long");
+        for rest in ["", "body"] {
+            assert_eq!(status(rest, true, false), Some(400), "a length that no number holds");
         }
-        assert_eq!(status("", true), Some(400), "a length that no number holds");
     }
 
     #[test]

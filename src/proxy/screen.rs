@@ -19,7 +19,7 @@ pub(super) enum Fault {
     Target,
     /// `Transfer-Encoding` in a request of HTTP/1.0 (RFC 9112, section 6.1), or a length that is
     /// too much for a signed number: some applications have nothing else (RFC 9110, section 8.6:
-    /// "prevent parsing errors due to integer conversion overflows").
+    /// "prevent parsing errors due to integer conversion overflows"); or TRACE with content.
     Framing,
     /// A transfer coding other than exactly one `chunked` (RFC 9112, section 6.1).
     Coding,
@@ -153,9 +153,13 @@ fn length(digits: &[u8]) -> Option<u64> {
 
 fn check_framing<B>(request: &Request<B>) -> Result<(), Fault> {
     let headers = request.headers();
-    if let Some(known) = headers.get(CONTENT_LENGTH)
-        && length(known.as_bytes()).is_none()
-    {
+    let known = headers.get(CONTENT_LENGTH).map(|known| length(known.as_bytes()));
+    if known == Some(None) {
+        return Err(Fault::Framing);
+    }
+    // RFC 9110, section 9.3.8.
+    let content = headers.contains_key(TRANSFER_ENCODING) || known.flatten() > Some(0);
+    if content && *request.method() == Method::TRACE {
         return Err(Fault::Framing);
     }
     let Some(coding) = headers.get(TRANSFER_ENCODING) else { return Ok(()) };
@@ -256,11 +260,16 @@ fn is_dots(mut segment: &[u8]) -> bool {
     matches!(dots, 1 | 2)
 }
 
-/// Nothing, or a colon and digits.
+/// Nothing, or a colon and digits that are a port.
 fn is_port(bytes: &[u8]) -> bool {
     match bytes {
         [] => true,
-        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        [b':'] => true,
+        [b':', digits @ ..] => {
+            let clean = digits.iter().all(u8::is_ascii_digit);
+            let port = std::str::from_utf8(digits).ok().filter(|_| clean && digits.len() <= 5);
+            port.is_some_and(|port| port.parse::<u16>().is_ok())
+        }
         _ => false,
     }
 }
@@ -360,7 +369,7 @@ mod tests {
         for host in ["a b", "a/b", "a@b", "a:x", "[::1", "[]", "[::1]x", ":80", "a,b", "a\"b"] {
             assert_eq!(fault("GET", "/", &[("host", host)]), Some(Fault::Host), "{host}");
         }
-        for host in ["a%", "a%2", "%zz", "[1]", "[:::]", "[::1%25x]", "[::1]:x", "a:123456"] {
+        for host in ["a%", "a%2", "%zz", "[1]", "[:::]", "[::1%25x]", "[::1]:x", "a:65536"] {
             assert_eq!(fault("GET", "/", &[("host", host)]), Some(Fault::Host), "{host}");
         }
         assert_eq!(fault("GET", "/", &[]), Some(Fault::Host));
@@ -435,6 +444,17 @@ mod tests {
             assert_eq!(coded(values), Some(Fault::Coding), "{values:?}");
         }
         assert_eq!(coded(&["chunked", "chunked"]), Some(Fault::Framing));
+    }
+
+    #[test]
+    fn trace_has_no_content() {
+        for (name, value, found) in [
+            ("content-length", "0", None),
+            ("content-length", "1", Some(Fault::Framing)),
+            ("transfer-encoding", "chunked", Some(Fault::Framing)),
+        ] {
+            assert_eq!(fault("TRACE", "/", &[("host", "a"), (name, value)]), found, "{value}");
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ async fn malformed(live: &Live, handle: &Handle, mut io: ClientIo, head: &[u8], 
     let said = held.get(STATUS).and_then(|said| std::str::from_utf8(said).ok()?.parse().ok());
     let (mut status, mut answer) = (said.unwrap_or(if too_large { 431 } else { 400 }), &held[..]);
     if (!held.is_empty() || head.starts_with(PREFACE_LINE))
-        && let Some(better) = unreadable(head, status == 431)
+        && let Some(better) = unreadable(head, status == 431, io.is_head_full())
     {
         (status, answer) = better;
     }

@@ -109,6 +109,11 @@ impl ClientIo {
         self.free = true;
     }
 
+    /// Whether a head has come as far as it may, without its end.
+    pub(super) fn is_head_full(&self) -> bool {
+        self.head >= self.max_head
+    }
+
     /// What hyper answered to a head that it could not read, if it was kept back.
     pub(super) fn take_held(&mut self) -> Vec<u8> {
         mem::take(&mut self.held)
@@ -199,10 +204,13 @@ impl ClientIo {
         self.client.activity.delivered(meter.is_delivering());
     }
 
-    /// Reads along what has come. Who sends what is of no use, or no HTTP/2, is told so and cut
-    /// off.
-    fn weigh_in(&mut self, bytes: &[u8], task: &mut Context<'_>) -> io::Result<()> {
-        let Some(meter) = &mut self.meter else { return Ok(()) };
+    /// Notes what has come, and reads it along where it is HTTP/2. Who sends what is of no use, or
+    /// no HTTP/2, is told so and cut off.
+    fn came(&mut self, bytes: &[u8], task: &mut Context<'_>) -> io::Result<()> {
+        let Some(meter) = &mut self.meter else {
+            self.client.activity.came(bytes.ends_with(b"\r\n\r\n"));
+            return Ok(());
+        };
         let weighed = meter.read(bytes, Instant::now());
         let activity = &self.client.activity;
         activity.asked(meter.is_delivering(), meter.heading_since());
@@ -247,7 +255,7 @@ impl AsyncRead for ClientIo {
         if !this.first.is_empty() {
             let len = take(&mut this.first, buf, usize::MAX);
             let filled = buf.filled();
-            return Poll::Ready(this.weigh_in(&filled[filled.len() - len..], task));
+            return Poll::Ready(this.came(&filled[filled.len() - len..], task));
         }
         let allowance = this.allowance();
         let polled = match &mut this.transport {
@@ -260,7 +268,7 @@ impl AsyncRead for ClientIo {
                 this.head += read;
                 this.client.activity.received();
                 let filled = buf.filled();
-                return Poll::Ready(this.weigh_in(&filled[filled.len() - read..], task));
+                return Poll::Ready(this.came(&filled[filled.len() - read..], task));
             }
             Err(error) => {
                 this.client.activity.end_of_input();

@@ -155,11 +155,14 @@ async fn who_does_not_wait_for_the_100_is_served_too() {
     let app = App::start().await;
     let tide = Tide::before(app.address, "");
     let mut client = tide.client().await;
+    let started = Instant::now();
     client.send(format!("{EXPECTING}body")).await;
     let mut conn = app.accept().await;
     conn.head().await;
-    conn.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+    // Nor does the application have to ask for it.
     assert_eq!(conn.exactly(4).await, b"body");
+    assert!(started.elapsed() < Duration::from_millis(900), "it was held back");
+    conn.send("HTTP/1.1 100 Continue\r\n\r\n").await;
     conn.send(OK).await;
     let mut response = client.response().await;
     if response.status() == 100 {
