@@ -31,7 +31,8 @@
 //! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`:
 //!   RFC 9110, section 6.5.1, lets whoever forwards a message discard them.
 //! - Interim responses other than 100 pass from HTTP/1.1 to HTTP/1.1 only: hyper can neither take
-//!   nor give them in HTTP/2.
+//!   nor give them in HTTP/2. A client of HTTP/2 that waits for a 100 gets none, and goes on when
+//!   its own time for that is up (RFC 9110, section 10.1.1).
 //! - A stream of HTTP/2 that ends between the head of its answer and the end of its upload, while
 //!   the application takes no more of that (its window is shut), gives its slot back at once, but
 //!   is reset only when the window opens or the connection ends: hyper waits for nothing else.

@@ -68,6 +68,12 @@ enum Failure {
     Final(UpstreamError),
 }
 
+/// A request that could be sent once more.
+#[derive(Clone, Copy)]
+struct Again {
+    idempotent: bool,
+}
+
 /// Tries until there is an answer, or an error that another attempt would not mend.
 pub(super) async fn attempts(
     plan: &Plan,
@@ -83,7 +89,7 @@ pub(super) async fn attempts(
     let mut holding = Holding { plan, queued: exchange.queue_wait(), deadline, since: None };
     let only = upgrade.map(|_| Protocol::Http1);
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
-    let replayable = upload.is_none() && is_idempotent(request.method());
+    let idempotent = is_idempotent(request.method());
     let mut retried = false;
     let mut stale = 0;
     loop {
@@ -112,9 +118,12 @@ pub(super) async fn attempts(
         // A fresh connection of HTTP/2 may be closed, or a stream refused, before a request is
         // looked at; one of HTTP/1.1 has nothing to say yet.
         let may_be_refused = lease.reused() || lease.protocol() == Protocol::Http2;
-        let copy = (replayable && !retried && may_be_refused).then(|| copy_of(&request));
+        // Only the application can say that it did not look at one that is not idempotent.
+        let repeatable = upload.is_none() && (idempotent || lease.protocol() == Protocol::Http2);
+        let copy = (repeatable && !retried && may_be_refused).then(|| copy_of(&request));
         hearers.listen(&mut request);
-        match attempt(lease, request, &upload, plan, copy.is_some(), limits).await {
+        let again = copy.as_ref().map(|_| Again { idempotent });
+        match attempt(lease, request, &upload, plan, again, limits).await {
             Ok(answered) => {
                 backend.note(Ok(()));
                 if fresh {
@@ -142,7 +151,7 @@ async fn attempt(
     request: Box<Request<RequestBody>>,
     upload: &Option<Arc<Upload>>,
     plan: &Plan,
-    may_retry: bool,
+    again: Option<Again>,
     limits: Limits,
 ) -> Result<(Response<Incoming>, Lease<Permit>), Failure> {
     let answer = lease.send(*request);
@@ -169,7 +178,7 @@ async fn attempt(
         Ok(response) => Ok((response, lease)),
         Err(mut error) => match error.take_message() {
             Some(unsent) => Err(Failure::Unsent(Box::new(unsent), lease.into_held())),
-            None if may_retry && is_worth_another(&lease, error.error()) => {
+            None if again.is_some_and(|again| again.is_worth_it(&lease, error.error())) => {
                 Err(Failure::Lost(lease.into_held()))
             }
             None => {
@@ -180,18 +189,6 @@ async fn attempt(
                 Err(Failure::Final(error))
             }
         },
-    }
-}
-
-/// Whether the application cannot have begun to answer: a connection that had served before was
-/// closed meanwhile, or the application says so (RFC 9113, section 8.7).
-fn is_worth_another(lease: &Lease<Permit>, error: &hyper::Error) -> bool {
-    match lease.protocol() {
-        Protocol::Http1 => !lease.answered(),
-        Protocol::Http2 => {
-            let lost = lease.reused() && UpstreamError::is_lost(error);
-            lost || UpstreamError::is_unprocessed(error)
-        }
     }
 }
 
@@ -209,6 +206,22 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
     *copy.version_mut() = request.version();
     *copy.headers_mut() = request.headers().clone();
     copy
+}
+
+// === impl Again ===
+
+impl Again {
+    /// Whether the application cannot have begun to answer: a connection that had served before was
+    /// closed meanwhile, or the application says so itself (RFC 9113, section 8.7).
+    fn is_worth_it(self, lease: &Lease<Permit>, error: &hyper::Error) -> bool {
+        match lease.protocol() {
+            Protocol::Http1 => self.idempotent && !lease.answered(),
+            Protocol::Http2 => {
+                let lost = lease.reused() && UpstreamError::is_lost(error);
+                lost && self.idempotent || UpstreamError::is_unprocessed(error)
+            }
+        }
+    }
 }
 
 // === impl Holding ===
