@@ -98,6 +98,10 @@ impl World {
             6..=8 => self.complete(dice),
             9 => self.claim(dice),
             10 => self.abandon(dice),
+            11 if !self.slots.is_empty() && dice.below(3) == 0 => {
+                let at = usize::from(dice.below(255)) % self.slots.len();
+                self.gate.stay_open(self.now, &mut self.slots[at]);
+            }
             11 | 12 => {
                 self.now = self.now + Duration::from_micros(u64::from(dice.below(255)) * 200);
                 self.gate.expire(self.now);

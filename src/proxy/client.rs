@@ -282,7 +282,7 @@ impl Activity {
     /// Of HTTP/2: more has come. `delivering`: something that was asked for has not been written to
     /// its end; `heading`: since when a head is coming.
     pub fn asked(&self, delivering: bool, heading: Option<Instant>) {
-        self.delivering.store(delivering, Ordering::Relaxed);
+        self.delivers(delivering);
         let since = heading.map_or(0, |since| self.micros(since).max(1));
         self.heading.store(since, Ordering::Relaxed);
     }
@@ -290,6 +290,10 @@ impl Activity {
     /// Of HTTP/2: more has been written; `delivering` as before.
     pub fn delivered(&self, delivering: bool) {
         self.progress.store(self.now(), Ordering::Relaxed);
+        self.delivers(delivering);
+    }
+
+    fn delivers(&self, delivering: bool) {
         let before = self.delivering.swap(delivering, Ordering::Relaxed);
         if before && !delivering && self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             // As with a blocked write: only now is nothing going on.

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use http::Request;
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
+use http::{Request, StatusCode};
 
 use super::forwarded::{Forwarding, Peer};
 use super::headers;
@@ -29,7 +29,9 @@ pub fn forwarded<B>(
 /// Makes the fields of a response fit for the client; `false`: not clean HTTP.
 pub fn clean_response(fields: &mut HeaderMap) -> bool {
     let clean = clean_response_framing(fields);
-    headers::response(fields);
+    let mut fields_of_trailers = fields.clone();
+    let nominated = headers::response(fields, StatusCode::OK);
+    headers::trailers(&mut fields_of_trailers, &nominated);
     clean
 }
 

@@ -18,8 +18,13 @@ impl Weighed {
         Weighed(Meter::new(preface, now), now)
     }
 
-    /// More has come; `false`: it floods.
-    pub fn read(&mut self, bytes: &[u8]) -> bool {
-        self.0.read(bytes, self.1)
+    /// More has come; the error code under which the connection ends, if it does.
+    pub fn read(&mut self, bytes: &[u8]) -> Option<u32> {
+        self.0.read(bytes, self.1).err().map(|offence| offence as u32)
+    }
+
+    /// More has been written.
+    pub fn wrote(&mut self, bytes: &[u8]) {
+        self.0.wrote(bytes);
     }
 }
