@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::support::http2::{H2Client, read};
-use crate::support::{App, Echo, Tide, Wire, soon};
+use crate::support::{App, Echo, Metrics, Tide, Wire, soon};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -425,8 +425,9 @@ async fn silence_does_not_hold_a_connection() {
         wire.send(begin).await;
         wire.end().await;
     }
-    tide.until("no connection", |m| m.sum("tidegate_connections", &[]) == 0.0).await;
-    app.stays_alone(Duration::from_millis(5)).await;
+    let none = |metrics: &Metrics| metrics.sum("tidegate_connections", &[]) == 0.0;
+    let metrics = tide.until("no connection", none).await;
+    assert_eq!(metrics.sum("tidegate_arrivals_total", &[]), 0.0, "nobody asked for anything");
 }
 
 #[tokio::test]
