@@ -169,7 +169,8 @@ table! {
         /// What `max_in_flight = "auto"` never goes below. Default 2, or one more than the routes
         /// reserve; 1 to 100000. At most `auto_max`, and more than what routes reserve.
         auto_min: Int<1, 100_000> = "2",
-        /// What `max_in_flight = "auto"` never goes above. Default 500, 1 to 100000.
+        /// What `max_in_flight = "auto"` never goes above. Default 500, or less where a written
+        /// `max_connections` has no room for so many, or a container no memory; 1 to 100000.
         auto_max: Int<1, 100_000> = "500",
         /// A duration or "off": where the mean time to the head of a response is above, "auto" goes
         /// down, whatever the throughput says. Default "off", 1ms to 1h. For applications that

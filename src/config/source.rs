@@ -47,6 +47,8 @@ pub enum Origin {
     Default,
     /// Nothing was written, and the built-in default was raised to what the routes need.
     Raised,
+    /// A default that is lowered, since there are not connections enough.
+    Lowered,
     /// The file, with line and column from 1.
     File {
         /// The file's name as it was given.
@@ -74,6 +76,8 @@ pub(super) struct Position {
 impl Place {
     /// Not written anywhere, and other than the documented default, since other values ask for it.
     pub(super) const RAISED: Self = Self { source: DEFAULTS, start: 1, end: 1 };
+    /// Of a default that is lowered to what something else allows.
+    pub(super) const LOWERED: Self = Self { source: DEFAULTS, start: 2, end: 2 };
     /// Not written anywhere.
     pub(super) const DEFAULT: Self = Self { source: DEFAULTS, start: 0, end: 0 };
 
@@ -168,6 +172,7 @@ impl Sources {
         let source = &self.0[place.source];
         match source.kind {
             Kind::Default if place == Place::RAISED => Origin::Raised,
+            Kind::Default if place == Place::LOWERED => Origin::Lowered,
             Kind::Default => Origin::Default,
             Kind::Variable => Origin::Variable(source.name.clone()),
             Kind::Flag => Origin::Flag(source.name.clone()),
@@ -194,6 +199,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("built-in default"),
             Self::Raised => f.write_str("built-in default, raised for the routes"),
+            Self::Lowered => f.write_str("built-in default, lowered to what the connections allow"),
             Self::File { name, line, column } => write!(f, "{name}:{line}:{column}"),
             Self::Variable(name) => f.write_str(name),
             Self::Flag(name) => f.write_str(name),

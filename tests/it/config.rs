@@ -203,6 +203,22 @@ fn an_unwritten_auto_min_leaves_room_beside_what_is_reserved() {
 }
 
 #[test]
+fn an_unwritten_auto_max_is_within_the_connections() {
+    let parsed = |more: &str| {
+        let text = format!("[upstream]\nurl = \"http://a\"\nmax_connections = 64\n{more}");
+        parse(&text).map(|loaded| {
+            let most = loaded.config.upstreams[0].max_in_flight.most();
+            (most, loaded.origins.of("upstream default", "auto_max"))
+        })
+    };
+    assert_eq!(parsed("").unwrap(), (64, Origin::Lowered));
+    let probe = "[[route]]\nname = \"h\"\nmatch = { path = \"/h\" }\nadmission = \"exempt\"\n";
+    assert_eq!(parsed(probe).unwrap(), (32, Origin::Lowered), "32 for each exempt route");
+    assert!(parsed("auto_max = 65\n").is_err(), "what is written is meant");
+    assert!(parsed(&format!("auto_min = 40\n{probe}")).is_err(), "no room for so many");
+}
+
+#[test]
 fn auto_needs_connections_for_all_that_it_may_find() {
     let streams = "[[route]]\nname = \"s\"\nmatch = { path = \"/s\" }\nkind = \"stream\"\n\
                    max_in_flight = 400\n";

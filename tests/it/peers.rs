@@ -162,5 +162,5 @@ async fn the_real_prometheus_scrapes_it() {
     }
     assert!(up.contains("\"1\""), "the target is up: {up}");
     let limit = ask("tidegate_in_flight_limit");
-    assert!(limit.contains("\"route\":\"default\"") && limit.contains("\"16\""), "{limit}");
+    assert!(limit.contains("\"route\":\"default\"") && limit.contains("\"8\""), "{limit}");
 }

@@ -315,6 +315,17 @@ fn connections(draft: &mut Draft, index: usize, cx: &mut Context<'_>) {
     if raw.max_connections.is_bad() {
         return;
     }
+    let room = u64::from(model.max_connections).saturating_sub(streams + exempt * EXEMPT_BOUND);
+    if let Budget::Auto { min, max_latency, .. } = model.max_in_flight
+        && !raw.auto_max.is_written()
+        && room >= u64::from(min)
+    {
+        let max = u32::try_from(room).unwrap_or(u32::MAX);
+        model.max_in_flight = Budget::Auto { min, max, max_latency };
+        let key = (format!("upstream {}", model.name), "auto_max".to_owned());
+        draft.places.insert(key, Place::LOWERED);
+        return;
+    }
     let (budget, place) = match model.max_in_flight {
         Budget::Fixed(_) => ("the budget", raw.max_in_flight.place()),
         Budget::Auto { .. } => ("`auto_max`", raw.auto_max.place()),
