@@ -15,7 +15,7 @@ use super::registry::{Handle, Place};
 use crate::net::Detached;
 use crate::proxy::Client;
 
-/// How often a worker looks at itself.
+/// How often a worker looks at itself, on average.
 const PULSE: Duration = Duration::from_millis(100);
 
 /// The acceptors' end of a worker.
@@ -106,17 +106,27 @@ async fn pulse(index: usize, context: Arc<Context>) {
     // The same under every configuration.
     let metrics = live.proxy.metrics().worker(index);
     let mut busy = cpu_time();
+    let mut count = 0;
     let mut due = Instant::now() + PULSE;
     loop {
         tokio::time::sleep_until(due).await;
         // The timer's own granularity is no lag.
         let lag = due.elapsed().saturating_sub(Duration::from_millis(1));
-        due = Instant::now() + PULSE;
+        count += 1;
+        due = Instant::now() + until_next(count);
         live.proxy.lagged(index, lag, due);
         let now = cpu_time();
         metrics.busy(now.saturating_sub(busy));
         busy = now;
     }
+}
+
+/// How long until the next pulse. A quota of CPU time is granted each 100 ms (`cpu.cfs_period_us`),
+/// and pulses that kept step with it would always come in the moment of the grant, and never be
+/// late. Multiples of the golden ratio keep step with nothing.
+fn until_next(count: u32) -> Duration {
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    PULSE.mul_f64(0.5 + (f64::from(count) * GOLDEN).fract())
 }
 
 /// The CPU time of this thread.
@@ -131,5 +141,27 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.context.registry.remove(&self.handle);
         self.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_quota_hides_from_the_pulse() {
+        // What runs for the first part of each period only, and for how long it is late at worst.
+        for (period, runs) in [(100.0, 40.0), (100.0, 10.0), (50.0, 25.0), (75.0, 20.0)] {
+            let (mut now, mut late) = (0.0, 0.0);
+            for count in 1..=100 {
+                let due = now + until_next(count).as_secs_f64() * 1e3;
+                let within = due % period;
+                now = if within < runs { due } else { due - within + period };
+                late += f64::from(u8::from(now - due > period / 4.0));
+            }
+            assert!(late > 15.0, "{period} {runs}: {late} of 100");
+        }
+        let mean = (1..=1_000).map(until_next).sum::<Duration>() / 1_000;
+        assert!(mean.abs_diff(PULSE) < Duration::from_millis(1), "{mean:?}");
     }
 }
