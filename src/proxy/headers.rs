@@ -69,7 +69,7 @@ fn is_never_in_trailers(name: &str) -> bool {
     known || is_forwarding(name)
 }
 
-/// What `Connection` names, where it may also come after the body.
+/// What `Connection` names: it may come after the body as well as in the head.
 #[derive(Debug, Default)]
 pub(super) struct Nominated(Vec<HeaderName>);
 

@@ -6,18 +6,12 @@ use h2::client::ResponseFuture;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TE, VIA};
 use http::{HeaderMap, Method, Request};
 
-use crate::support::http2::{H2App, H2Call, H2Client, H2c, read, request, rest};
+use crate::support::http2::{H2App, H2Call, H2Client, H2c, before, read, request, rest};
 use crate::support::{App, Tide, soon};
 
 /// One slot, one place.
 const ONE: &str = "[server]\nworkers = 1\n[upstream]\nmax_in_flight = 1\n\
     [defaults]\nmax_queue = 1\nmax_wait = \"60s\"\n";
-
-/// In front of an application of HTTP/2.
-fn before(app: &H2App, toml: &str) -> Tide {
-    let address = app.address;
-    Tide::connecting(address, toml, &|_| Box::new(H2c(address)))
-}
 
 fn post(path: &str) -> Request<()> {
     request(Method::POST, path)

@@ -8,14 +8,8 @@ use h2::Reason;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Response, StatusCode};
 
-use crate::support::http2::{H2App, H2Client, H2c, read, request, rest};
+use crate::support::http2::{H2App, H2Client, before, read, request, rest};
 use crate::support::{App, Tide, soon};
-
-/// In front of an application of HTTP/2.
-fn before(app: &H2App, toml: &str) -> Tide {
-    let address = app.address;
-    Tide::connecting(address, toml, &|_| Box::new(H2c(address)))
-}
 
 /// Comes from the application in one piece: hyper is done with it as soon as h2 has it.
 const ONE_PIECE: usize = 7_000;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::JoinHandle;
 
-use super::soon;
+use super::{Tide, soon};
 
 /// A client's connection.
 pub struct H2Client {
@@ -50,6 +50,12 @@ pub struct H2Call {
 
 /// Speaks HTTP/2 to an application that is known to.
 pub struct H2c(pub SocketAddr);
+
+/// In front of an application of HTTP/2.
+pub fn before(app: &H2App, toml: &str) -> Tide {
+    let address = app.address;
+    Tide::connecting(address, toml, &|_| Box::new(H2c(address)))
+}
 
 // === impl H2Client ===
 
