@@ -19,6 +19,7 @@
 //!         telemetry       metric families, logs
 //!         certificate     certificates and keys as files
 //!         net             a socket, of TCP or of Unix
+//!         message         the bodies of messages, over both versions of HTTP
 //!         timer           one timer for deadlines that move
 //! ```
 //!
@@ -40,6 +41,7 @@ pub mod certificate;
 pub mod commands;
 pub mod config;
 pub mod gate;
+pub mod message;
 pub mod net;
 pub mod proxy;
 pub mod server;

@@ -74,12 +74,12 @@ use http::header::CONTENT_LENGTH;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use crate::admission::{Entry, Permit};
 use crate::config::{self, Config};
 use crate::gate::{Arrival, LaneSnapshot, Rejection};
+use crate::message::Incoming;
 use crate::telemetry::access::AccessLogger;
 use crate::telemetry::metrics::{Metrics, Reading, RouteEvents};
 use crate::upstream::Connect;
@@ -102,7 +102,7 @@ use upload::{discard, swallow};
 pub use body::ResponseBody;
 pub use client::{Activity, Client, Phase};
 pub use forwarded::Peer;
-pub use interim::Interims;
+pub use interim::{Interims, Said};
 pub use plan::{MAX_EXEMPT, lane_limits, limits};
 pub(crate) use respond::{HEADER_TIMEOUT, PLAIN_INSTEAD_OF_TLS, TOO_MANY_CONNECTIONS, unreadable};
 pub use tunnel::Tunnel;
@@ -162,7 +162,7 @@ impl Proxy {
         succession::build(config, Arc::clone(&self.common), &succession::Past::of(self), connect)
     }
 
-    /// Serves one request.
+    /// Serves one request. What is said before its response goes to `interims`.
     ///
     /// # Errors
     ///
@@ -175,6 +175,7 @@ impl Proxy {
     pub async fn handle(
         self: Arc<Proxy>,
         client: Arc<Client>,
+        interims: &Arc<Interims>,
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Gone> {
         let (route, target) = match screen(&request) {
@@ -207,7 +208,7 @@ impl Proxy {
                 return Ok(self.turn_away(&client, exchange, refusal, request).await);
             }
         };
-        let opened = client.interims.open(request.version()).await;
+        let opened = interims.open(request.version()).await;
         let interim = opened.as_ref().map(Opened::interim);
         let mut outgoing = prepare(&self, plan, &client, request, target, interim, patience);
         let waited = exchange.queue_wait();

@@ -27,7 +27,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper::server::conn;
-use hyper_util::rt::TokioExecutor;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -78,7 +77,7 @@ struct Context {
 struct Live {
     proxy: Arc<Proxy>,
     http1: conn::http1::Builder,
-    http2: conn::http2::Builder<TokioExecutor>,
+    http2: h2::server::Builder,
     tls: Option<Arc<Tls>>,
     /// Trusted peers say for whom they speak.
     proxy_protocol: bool,

@@ -19,7 +19,7 @@ mod watched;
 
 pub use connect::{Address, Connect, Connected, Connecting, Protocol, Spoken, Stream, connector};
 pub use error::UpstreamError;
-pub use lease::{Answer, Lease, RequestBody};
+pub use lease::{Answer, Hearer, Lease, Loss, RequestBody, UNHEARD, Unanswered};
 pub use pool::{Pool, PoolLimits};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use tcp::TcpConnector;

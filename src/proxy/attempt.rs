@@ -7,8 +7,6 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use http::{Method, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
@@ -20,7 +18,10 @@ use super::prepare::{Outgoing, no_body, shape, shorten};
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
-use crate::upstream::{Answer, Lease, Protocol, RequestBody, UpstreamError};
+use crate::message::Incoming;
+use crate::upstream::{
+    Answer, Hearer, Lease, Loss, Protocol, RequestBody, Unanswered, UpstreamError,
+};
 
 /// How many stale connections are passed over before a fresh one is opened.
 const MAX_STALE: usize = 4;
@@ -121,9 +122,8 @@ pub(super) async fn attempts(
         // Only the application can say that it did not look at one that is not idempotent.
         let repeatable = upload.is_none() && (idempotent || lease.protocol() == Protocol::Http2);
         let copy = (repeatable && !retried && may_be_refused).then(|| copy_of(&request));
-        hearers.listen(&mut request);
         let again = copy.as_ref().map(|_| Again { idempotent });
-        match attempt(lease, request, &upload, plan, again, limits).await {
+        match attempt(lease, request, hearers.hearer(), &upload, plan, again, limits).await {
             Ok(answered) => {
                 backend.note(Ok(()));
                 if fresh {
@@ -149,12 +149,13 @@ pub(super) async fn attempts(
 async fn attempt(
     mut lease: Lease<Permit>,
     request: Box<Request<RequestBody>>,
+    hear: Option<impl Hearer>,
     upload: &Option<Arc<Upload>>,
     plan: &Plan,
     again: Option<Again>,
     limits: Limits,
 ) -> Result<(Response<Incoming>, Lease<Permit>), Failure> {
-    let answer = lease.send(*request);
+    let answer = lease.send(*request, hear);
     let mut in_flight = InFlight {
         open: Some((answer, lease)),
         upload: upload.clone(),
@@ -176,19 +177,16 @@ async fn attempt(
     let mut lease = in_flight.into_lease();
     match answered {
         Ok(response) => Ok((response, lease)),
-        Err(mut error) => match error.take_message() {
-            Some(unsent) => Err(Failure::Unsent(Box::new(unsent), lease.into_held())),
-            None if again.is_some_and(|again| again.is_worth_it(&lease, error.error())) => {
-                Err(Failure::Lost(lease.into_held()))
-            }
-            None => {
-                let error = UpstreamError::exchanging(error.error());
-                let stale = lease.reused() && !lease.answered();
-                let upload = upload.as_ref().map(|upload| upload.state());
-                plan.note(lease.held_mut(), outcome::failed(error, stale, upload));
-                Err(Failure::Final(error))
-            }
-        },
+        Err(Unanswered::Unsent(unsent)) => Err(Failure::Unsent(unsent, lease.into_held())),
+        Err(Unanswered::Failed(_, loss)) if again.is_some_and(|a| a.is_worth_it(&lease, loss)) => {
+            Err(Failure::Lost(lease.into_held()))
+        }
+        Err(Unanswered::Failed(error, _)) => {
+            let stale = lease.reused() && !lease.answered();
+            let upload = upload.as_ref().map(|upload| upload.state());
+            plan.note(lease.held_mut(), outcome::failed(error, stale, upload));
+            Err(Failure::Final(error))
+        }
     }
 }
 
@@ -213,13 +211,14 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
 impl Again {
     /// Whether the application cannot have begun to answer: a connection that had served before was
     /// closed meanwhile, or the application says so itself (RFC 9113, section 8.7).
-    fn is_worth_it(self, lease: &Lease<Permit>, error: &hyper::Error) -> bool {
+    fn is_worth_it(self, lease: &Lease<Permit>, loss: Loss) -> bool {
         match lease.protocol() {
             Protocol::Http1 => self.idempotent && !lease.answered(),
-            Protocol::Http2 => {
-                let lost = lease.reused() && UpstreamError::is_lost(error);
-                lost && self.idempotent || UpstreamError::is_unprocessed(error)
-            }
+            Protocol::Http2 => match loss {
+                Loss::Unprocessed => true,
+                Loss::Gone => self.idempotent && lease.reused(),
+                Loss::Other => false,
+            },
         }
     }
 }
@@ -252,7 +251,7 @@ impl InFlight {
     async fn answer(
         &mut self,
         limits: Limits,
-    ) -> Result<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>, Outcome> {
+    ) -> Result<Result<Response<Incoming>, Unanswered>, Outcome> {
         let (answer, lease) = self.open.as_mut().expect(IN_FLIGHT);
         let (begun, upload) = (self.begun, self.upload.as_deref());
         let timeout = || {

@@ -3,16 +3,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::client::Client;
 use super::exchange::Exchange;
 use super::finish::{Finish, spawn_rest};
 use super::headers::{self, Nominated};
@@ -20,9 +18,10 @@ use super::respond::overdue;
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
+use crate::message::Incoming;
 use crate::telemetry::metrics::AbortStage;
 use crate::timer::IdleTimer;
-use crate::upstream::{Lease, Protocol, UpstreamError};
+use crate::upstream::{Lease, UpstreamError};
 
 /// The body of a response on its way to the client.
 #[derive(Debug)]
@@ -34,8 +33,6 @@ enum Kind {
     Whole(Option<Bytes>),
     /// Coming from the application.
     Relay(Box<Relay>),
-    /// The same, on a connection that watches over it.
-    Watched(Arc<Mutex<Relay>>),
 }
 
 /// The application's response while it passes. Holds the permit, within its lease, until the end.
@@ -48,10 +45,6 @@ pub(super) struct Relay {
     idle: IdleTimer,
     /// How long the client may leave a part of the body untaken; `None`: for ever.
     patience: Option<Duration>,
-    /// Of a watched relay: since when the client has not asked for more; `None`: it has.
-    untaken: Option<Instant>,
-    /// The client was given up.
-    given_up: bool,
 }
 
 /// What ends with the body.
@@ -67,14 +60,9 @@ pub(super) struct Open {
     pub(super) nominated: Nominated,
 }
 
-/// The watched relays of one connection. Flow control stops a single stream of HTTP/2, and hyper
-/// then does not ask its body for more: nothing but a look from outside can end it.
-#[derive(Debug, Default)]
-pub(super) struct Stalls(Mutex<Vec<Weak<Mutex<Relay>>>>);
-
 /// Takes what has come of a body together with its head: a response that breaks off in its first
 /// bytes is then none, and the client can be told so.
-pub(super) async fn first_frame(incoming: &mut Incoming) -> hyper::Result<Option<Frame<Bytes>>> {
+pub(super) async fn first_frame(incoming: &mut Incoming) -> io::Result<Option<Frame<Bytes>>> {
     if incoming.is_end_stream() {
         return Ok(None);
     }
@@ -93,11 +81,19 @@ impl ResponseBody {
         ResponseBody(Kind::Whole((!bytes.is_empty()).then_some(bytes)))
     }
 
+    /// How long the client may leave a part of the body untaken; `None`: for ever.
+    #[must_use]
+    pub fn patience(&self) -> Option<Duration> {
+        match &self.0 {
+            Kind::Whole(_) => None,
+            Kind::Relay(relay) => relay.patience,
+        }
+    }
+
     /// The rest of an exchange: the body of the application's response. `idle` bounds the silence
     /// of the application, `patience` that of the client.
     pub(super) fn relay(
         open: Open,
-        client: &Client,
         idle: Option<Duration>,
         patience: Option<Duration>,
     ) -> ResponseBody {
@@ -106,17 +102,10 @@ impl ResponseBody {
             || open.exchange.is_bodiless();
         let open = Some(open);
         let idle = IdleTimer::new(idle);
-        let mut relay =
-            Relay { open, failed: None, idle, patience, untaken: None, given_up: false };
+        let mut relay = Relay { open, failed: None, idle, patience };
         if ended {
             relay.end();
             return ResponseBody(Kind::Whole(None));
-        }
-        if client.activity.is_multiplexed() {
-            relay.untaken = Some(Instant::now());
-            let relay = Arc::new(Mutex::new(relay));
-            client.stalls.watch(&relay);
-            return ResponseBody(Kind::Watched(relay));
         }
         ResponseBody(Kind::Relay(Box::new(relay)))
     }
@@ -133,7 +122,6 @@ impl Body for ResponseBody {
         match &mut self.0 {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Relay(relay) => relay.poll_frame(context),
-            Kind::Watched(relay) => lock(relay).poll_watched(context),
         }
     }
 
@@ -141,7 +129,6 @@ impl Body for ResponseBody {
         match &self.0 {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Relay(relay) => relay.is_end_stream(),
-            Kind::Watched(relay) => lock(relay).is_end_stream(),
         }
     }
 
@@ -151,34 +138,15 @@ impl Body for ResponseBody {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             Kind::Relay(relay) => relay.size_hint(),
-            Kind::Watched(relay) => lock(relay).size_hint(),
         }
-    }
-}
-
-// === impl Open ===
-
-impl Open {
-    /// Whether the end of a body over HTTP/2 is none. For hyper a stream that is reset with
-    /// NO_ERROR has ended, since that is how an application says that it needs no more of an
-    /// upload (RFC 9113, section 8.1). Without an upload, or before all of its length, it broke
-    /// off.
-    fn is_cut_short(&self) -> bool {
-        let ended = self.incoming.is_end_stream();
-        let lacks = self.incoming.size_hint().lower() > 0;
-        self.lease.protocol() == Protocol::Http2 && !ended && (self.upload.is_none() || lacks)
     }
 }
 
 // === impl Relay ===
 
-fn lock(relay: &Mutex<Relay>) -> MutexGuard<'_, Relay> {
-    relay.lock().expect("nothing panics while it holds the lock")
-}
-
 impl Relay {
     fn is_end_stream(&self) -> bool {
-        self.open.is_none() && self.failed.is_none() && !self.given_up
+        self.open.is_none() && self.failed.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -188,29 +156,6 @@ impl Relay {
         match open.incoming.size_hint().exact() {
             Some(left) => SizeHint::with_exact(left + taken),
             None => SizeHint::default(),
-        }
-    }
-
-    /// Notes when the client asks for more, and when it has got it.
-    fn poll_watched(
-        &mut self,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.given_up {
-            let error = io::Error::other("the client did not take the response in time");
-            return Poll::Ready(Some(Err(error)));
-        }
-        let polled = self.poll_frame(context);
-        self.untaken = polled.is_ready().then(Instant::now);
-        polled
-    }
-
-    /// Lets go of everything if the client has not asked for more for too long.
-    fn give_up(&mut self, now: Instant) {
-        let Some((untaken, patience)) = self.untaken.zip(self.patience) else { return };
-        if now.saturating_duration_since(untaken) >= patience && self.open.is_some() {
-            self.given_up = true;
-            self.leave();
         }
     }
 
@@ -233,7 +178,6 @@ impl Relay {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(None) if open.is_cut_short() => self.fail("broke off", context),
             Poll::Ready(None) => {
                 self.end();
                 Poll::Ready(None)
@@ -266,7 +210,7 @@ impl Relay {
     }
 
     /// The application broke off: the client must see that its response is not whole. But first it
-    /// gets what there is: hyper drops what it has not written yet once the body fails.
+    /// gets what there is: what has not been written yet is dropped once the body fails.
     fn fail(
         &mut self,
         how: &str,
@@ -314,28 +258,6 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-// === impl Stalls ===
-
-impl Stalls {
-    fn watch(&self, relay: &Arc<Mutex<Relay>>) {
-        let mut relays = self.lock();
-        // No more than there are streams, which the connection bounds.
-        relays.retain(|relay| relay.strong_count() > 0);
-        relays.push(Arc::downgrade(relay));
-    }
-
-    /// Lets go of what is held for responses that the client has not taken for too long.
-    pub(super) fn give_up(&self) {
-        let now = Instant::now();
-        let relays: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
-        relays.iter().for_each(|relay| lock(relay).give_up(now));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Mutex<Relay>>>> {
-        self.0.lock().expect("nothing panics while it holds the lock")
     }
 }
 

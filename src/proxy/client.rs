@@ -2,8 +2,8 @@
 //!
 //! hyper does not read the socket while a request's body is unread, so that it cannot see a client
 //! leave the queue in the middle of an upload. The socket is therefore shared: the waiting request
-//! watches it for its end, without reading. On a connection of HTTP/2 hyper always reads, and drops
-//! a request whose stream was reset.
+//! watches it for its end, without reading. On a connection of HTTP/2 h2 always reads, and a
+//! request whose stream was reset is dropped.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -12,11 +12,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::body::Stalls;
 use super::forwarded::Peer;
 use super::interim::Interims;
 use super::tunnel::Tunnel;
 use crate::net::Socket;
+
+/// A connection of HTTP/2 outlives a stream that is given up by so long.
+const LEEWAY: Duration = Duration::from_secs(1);
 
 /// A client's connection, as its requests see it.
 #[derive(Debug)]
@@ -27,9 +29,7 @@ pub struct Client {
     pub worker: usize,
     /// What the connection is doing.
     pub activity: Activity,
-    /// Responses on their way that a client may refuse to take; of HTTP/2 only.
-    pub(super) stalls: Stalls,
-    /// What is said before a response; of HTTP/1.1 only.
+    /// What is said before a response of HTTP/1.1; each stream of HTTP/2 has its own.
     pub interims: Arc<Interims>,
     peer: OnceLock<Peer>,
     tunnel: Mutex<Option<Tunnel>>,
@@ -64,6 +64,8 @@ pub struct Activity {
     progress: AtomicU64,
     /// Of HTTP/2: microseconds from `origin` to the beginning of a head that is coming; 0: none.
     heading: AtomicU64,
+    /// Of HTTP/2: microseconds from `origin` to the last read.
+    heard: AtomicU64,
 }
 
 /// The phases of a connection.
@@ -88,7 +90,6 @@ impl Client {
             socket: Arc::new(socket),
             worker,
             activity: Activity::new(),
-            stalls: Stalls::default(),
             interims: Arc::default(),
             peer: OnceLock::new(),
             tunnel: Mutex::new(None),
@@ -106,7 +107,7 @@ impl Client {
         self.peer.get_or_init(|| Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)), false))
     }
 
-    /// Resolves when the client has left; never on a connection of HTTP/2, where hyper tells.
+    /// Resolves when the client has left; never on a connection of HTTP/2, where h2 tells.
     ///
     /// # Cancel safety
     ///
@@ -132,12 +133,6 @@ impl Client {
     /// The tunnel that the connection has become, if it has.
     pub fn take_tunnel(&self) -> Option<Tunnel> {
         self.tunnel().take()
-    }
-
-    /// Lets go of what is held for responses that the client has not taken for too long. Of use on
-    /// connections of HTTP/2 alone: there one stream may stall while others move.
-    pub fn give_up_stalled(&self) {
-        self.stalls.give_up();
     }
 
     fn tunnel(&self) -> MutexGuard<'_, Option<Tunnel>> {
@@ -167,6 +162,7 @@ impl Activity {
             delivering: AtomicBool::new(false),
             progress: AtomicU64::new(0),
             heading: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
         }
     }
 
@@ -229,9 +225,9 @@ impl Activity {
         self.goes_on.store(!ends_a_head, Ordering::Relaxed);
     }
 
-    /// Whether something has come behind the head that was read last.
+    /// Of HTTP/1: whether something has come behind the head that was read last.
     pub(super) fn has_more(&self) -> bool {
-        self.goes_on.load(Ordering::Relaxed)
+        !self.is_multiplexed() && self.goes_on.load(Ordering::Relaxed)
     }
 
     /// The client will send nothing more.
@@ -285,6 +281,13 @@ impl Activity {
         self.delivers(delivering);
         let since = heading.map_or(0, |since| self.micros(since).max(1));
         self.heading.store(since, Ordering::Relaxed);
+        self.heard.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// Of HTTP/2: when the client last said anything.
+    #[must_use]
+    pub fn heard(&self) -> Instant {
+        self.at(self.heard.load(Ordering::Relaxed))
     }
 
     /// Of HTTP/2: more has been written; `delivering` as before.
@@ -309,7 +312,8 @@ impl Activity {
     }
 
     /// Of HTTP/2: when the client must have taken more of what is left to deliver, where nothing
-    /// else is going on. It has as long as in the middle of a response, or `otherwise`.
+    /// else is going on. It has longer than in the middle of a response, or than `otherwise`: a
+    /// stream whose window stays shut gives up by itself, and leaves the others alone.
     #[must_use]
     pub fn delivery_deadline(&self, otherwise: Duration) -> Option<Instant> {
         let idle = self.phase.load(Ordering::Relaxed) == Phase::Idle as u8;
@@ -319,7 +323,7 @@ impl Activity {
             micros => Duration::from_micros(micros),
         };
         let since = self.since.load(Ordering::Relaxed).max(self.progress.load(Ordering::Relaxed));
-        (idle && delivering).then(|| self.at(since) + patience)
+        (idle && delivering).then(|| self.at(since) + patience + LEEWAY)
     }
 
     /// Whether the last write found the client not reading.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 use super::outcome;
 use crate::admission::Permit;
+use crate::message::Incoming;
 use crate::upstream::{Answer, Lease};
 
 /// An application that works on without a client gets so many times as long as one with a client:

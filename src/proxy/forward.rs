@@ -9,7 +9,6 @@ use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode, Version};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::attempt::attempts;
@@ -25,6 +24,7 @@ use super::tunnel::Tunnel;
 use super::upload::{Upload, UploadState};
 use super::{Proxy, headers, outcome};
 use crate::admission::Permit;
+use crate::message::Incoming;
 use crate::upstream::{Lease, UpstreamError};
 
 /// Sends a request and returns the response, or why there is none. After `deadline` nobody waits
@@ -103,8 +103,7 @@ fn relay(mut response: Response<Open>, client: &Client, plan: &Plan) -> Response
         response.body().exchange.is_grpc() || outcome::is_event_stream(response.headers());
     let idle = plan.idle_body_timeout.filter(|_| !streams);
     let version = response.body().exchange.version();
-    let mut response =
-        response.map(|open| ResponseBody::relay(open, client, idle, plan.idle_body_timeout));
+    let mut response = response.map(|open| ResponseBody::relay(open, idle, plan.idle_body_timeout));
     if version == Version::HTTP_10 && response.body().size_hint().exact().is_none() {
         // The end of the connection is the end of the body. Of another version hyper would say
         // that it goes on.

@@ -1,10 +1,10 @@
-//! Interim responses (1xx) of the application on their way to a client of HTTP/1.1.
+//! Interim responses (1xx) of the application on their way to the client.
 //!
-//! A proxy passes them on (RFC 9110, section 15.2). hyper's server cannot send any, so that they go
-//! past it: whoever writes for hyper asks here, each time that hyper has nothing more to write, for
-//! what is to be said before the response. Knows nothing of sockets.
+//! A proxy passes them on (RFC 9110, section 15.2). They wait here until whoever writes to the
+//! client takes them. On a stream of HTTP/2 that is who serves it; hyper's server of HTTP/1 cannot
+//! send any, so that whoever writes for it asks each time that hyper has nothing more to write.
+//! Knows nothing of sockets.
 
-use std::fmt::Write;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
@@ -14,20 +14,34 @@ use http::{StatusCode, Version};
 
 use super::headers;
 
-/// As much as may wait to be written; what comes beyond is dropped.
+/// As much as may wait to be sent, in bytes; what comes beyond is dropped.
 const MOST: usize = 64 * 1024;
+/// What a status line and the end of a head take, roughly.
+const LINE: usize = 40;
 
-/// What the requests of a connection, one after the other, are told before their responses.
+/// What the requests of a connection of HTTP/1, one after the other, or the one of a stream of
+/// HTTP/2, are told before their responses.
 #[derive(Debug, Default)]
 pub struct Interims(Mutex<State>);
+
+/// An interim response.
+#[derive(Debug)]
+pub struct Said {
+    /// 102 to 199, or 100 where the client speaks HTTP/2.
+    pub status: StatusCode,
+    /// What may be passed on of its fields.
+    pub fields: HeaderMap,
+}
 
 #[derive(Debug, Default)]
 struct State {
     /// Counts requests: what comes late belongs to none that is open.
     request: u64,
-    /// Of the connection, while a request waits for its response.
+    /// Of who writes to the client, while a request waits for its response.
     open: Option<Waker>,
-    waiting: Vec<u8>,
+    waiting: Vec<Said>,
+    /// Bytes of what waits.
+    size: usize,
 }
 
 /// A request that may be told something. Its end closes it.
@@ -50,7 +64,7 @@ impl Interims {
     /// A request begins to wait for its response. `None`: its client would not understand (RFC
     /// 9110, section 15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client").
     pub(super) async fn open(self: &Arc<Interims>, version: Version) -> Option<Opened> {
-        if version != Version::HTTP_11 {
+        if version < Version::HTTP_11 {
             return None;
         }
         let request = poll_fn(|task| {
@@ -62,17 +76,23 @@ impl Interims {
         Some(Opened { request: request.await, interims: Arc::clone(self) })
     }
 
-    /// Takes what waits to be written. Ask only between two messages.
+    /// Takes what waits to be sent. Ask only between two messages.
     #[must_use]
-    pub fn take(&self) -> Option<Vec<u8>> {
+    pub fn take(&self) -> Vec<Said> {
         let mut state = self.lock();
-        if state.waiting.is_empty() {
-            return None;
-        }
-        if let Some(waker) = &state.open {
+        if !state.waiting.is_empty()
+            && let Some(waker) = &state.open
+        {
             waker.wake_by_ref();
         }
-        Some(std::mem::take(&mut state.waiting))
+        state.size = 0;
+        std::mem::take(&mut state.waiting)
+    }
+
+    /// The client is to send its request's body (100). Of HTTP/2: in HTTP/1 hyper says so.
+    pub fn ask_for_body(&self) {
+        let asking = interim(StatusCode::CONTINUE, HeaderMap::new());
+        self.lock().say(asking);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -111,49 +131,71 @@ impl Drop for Opened {
         let mut state = self.interims.lock();
         state.open = None;
         state.waiting.clear();
+        state.size = 0;
     }
 }
 
 // === impl Interim ===
 
 impl Interim {
-    /// An interim response came. Those of which hyper takes care by itself are no news: 100, which
-    /// means the body of this hop, and 101.
+    /// An interim response came. 100 is no news, since it means the body of this hop, and neither
+    /// is 101.
     pub(super) fn say(&self, status: StatusCode, fields: &HeaderMap) {
         if matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS) {
             return;
         }
-        let head = written(status, fields.clone());
+        let said = interim(status, fields.clone());
         let mut state = self.interims.lock();
-        if state.request != self.request || state.waiting.len() + head.len() > MOST {
-            return;
-        }
-        if let Some(waker) = state.open.clone() {
-            state.waiting.extend_from_slice(&head);
-            drop(state);
-            waker.wake();
+        if state.request == self.request {
+            state.say(said);
         }
     }
 }
 
-/// The head as it is sent.
-fn written(status: StatusCode, mut fields: HeaderMap) -> Vec<u8> {
+// === impl State ===
+
+impl State {
+    fn say(&mut self, said: Said) {
+        let size = said.size();
+        let Some(waker) = &self.open else { return };
+        if self.size + size <= MOST {
+            waker.wake_by_ref();
+            self.waiting.push(said);
+            self.size += size;
+        }
+    }
+}
+
+/// An interim response as it may be passed on.
+fn interim(status: StatusCode, mut fields: HeaderMap) -> Said {
     headers::response(&mut fields, status);
     // It has no body, whatever it says.
     fields.remove(CONTENT_LENGTH);
     fields.remove(TRANSFER_ENCODING);
-    let mut line = String::with_capacity(64);
-    let reason = status.canonical_reason().unwrap_or_default();
-    write!(line, "HTTP/1.1 {} {reason}\r\n", status.as_u16()).expect("a string takes everything");
-    let mut head = line.into_bytes();
-    for (name, value) in &fields {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
+    Said { status, fields }
+}
+
+// === impl Said ===
+
+impl Said {
+    /// As it is sent over HTTP/1.1.
+    pub fn write(&self, head: &mut Vec<u8>) {
+        let (status, reason) = (self.status.as_u16(), self.status.canonical_reason());
+        let line = format!("HTTP/1.1 {status} {}\r\n", reason.unwrap_or_default());
+        head.extend_from_slice(line.as_bytes());
+        for (name, value) in &self.fields {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
         head.extend_from_slice(b"\r\n");
     }
-    head.extend_from_slice(b"\r\n");
-    head
+
+    fn size(&self) -> usize {
+        let fields = self.fields.iter();
+        LINE + fields.map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
+    }
 }
 
 #[cfg(test)]
@@ -169,24 +211,32 @@ mod tests {
         fields
     }
 
+    fn taken(interims: &Interims) -> String {
+        let mut text = Vec::new();
+        interims.take().iter().for_each(|said| said.write(&mut text));
+        String::from_utf8(text).unwrap()
+    }
+
     #[tokio::test]
     async fn a_request_is_told_while_it_waits_and_not_after() {
         let interims = Arc::new(Interims::default());
         let opened = interims.open(Version::HTTP_11).await.unwrap();
         let interim = opened.interim();
         interim.say(StatusCode::CONTINUE, &HeaderMap::new());
-        assert_eq!(interims.take(), None);
+        assert!(interims.take().is_empty());
         interim.say(StatusCode::EARLY_HINTS, &early_hints());
-        let said = String::from_utf8(interims.take().unwrap()).unwrap();
-        assert_eq!(said, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n");
+        assert_eq!(
+            taken(&interims),
+            "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\nlink: </b>\r\n\r\n"
+        );
         opened.taken().await;
         interim.say(StatusCode::PROCESSING, &HeaderMap::new());
         drop(opened);
-        assert_eq!(interims.take(), None, "the client left");
+        assert!(interims.take().is_empty(), "the client left");
         interim.say(StatusCode::PROCESSING, &HeaderMap::new());
         let _next = interims.open(Version::HTTP_11).await.unwrap();
         interim.say(StatusCode::PROCESSING, &HeaderMap::new());
-        assert_eq!(interims.take(), None, "the next request has nothing to do with it");
+        assert!(interims.take().is_empty(), "the next request has nothing to do with it");
     }
 
     #[tokio::test]
@@ -196,15 +246,26 @@ mod tests {
         for _ in 0..10_000 {
             opened.interim().say(StatusCode::PROCESSING, &HeaderMap::new());
         }
-        let waiting = interims.take().unwrap().len();
-        assert!((MOST - 100..=MOST).contains(&waiting), "{waiting}");
+        let waiting = taken(&interims).len();
+        assert!((MOST / 2..=MOST).contains(&waiting), "{waiting}");
     }
 
     #[tokio::test]
-    async fn other_versions_have_none() {
+    async fn an_older_version_has_none() {
         let interims = Arc::new(Interims::default());
-        for version in [Version::HTTP_10, Version::HTTP_2] {
-            assert!(interims.open(version).await.is_none());
-        }
+        assert!(interims.open(Version::HTTP_10).await.is_none());
+        assert!(interims.open(Version::HTTP_2).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_body_is_asked_for_as_long_as_there_is_no_response() {
+        let interims = Arc::new(Interims::default());
+        interims.ask_for_body();
+        let opened = interims.open(Version::HTTP_2).await.unwrap();
+        interims.ask_for_body();
+        assert_eq!(taken(&interims), "HTTP/1.1 100 Continue\r\n\r\n");
+        drop(opened);
+        interims.ask_for_body();
+        assert!(interims.take().is_empty());
     }
 }

@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::client::Client;
@@ -24,7 +23,8 @@ use super::plan::Plan;
 use super::screen::{Target, make_length_plain};
 use super::upload::{Upload, UploadBody};
 use super::{Proxy, headers};
-use crate::upstream::{Protocol, RequestBody};
+use crate::message::Incoming;
+use crate::upstream::{Hearer, Protocol, RequestBody};
 
 /// A request ready to be sent.
 pub(super) struct Outgoing {
@@ -71,13 +71,13 @@ pub(super) fn prepare(
     }
     // An expectation that nobody knows is the application's to refuse (RFC 9110, section 10.1.1).
     let asks = is_expected(fields.get(EXPECT));
-    let expects = asks && parts.version == Version::HTTP_11 && upload.is_some();
+    let expects = asks && parts.version >= Version::HTTP_11 && upload.is_some();
     if asks && !expects {
         fields.remove(EXPECT);
     }
     parts.extensions.clear();
     // Who has begun to send it does not wait to be asked for it.
-    let held = expects && !client.activity.has_more();
+    let held = expects && !client.activity.has_more() && !body.has_begun();
     let sent = match &upload {
         Some(upload) => {
             let lingers = client.activity.is_multiplexed();
@@ -112,18 +112,17 @@ pub(super) fn rewrite(
 }
 
 impl Hearers {
-    /// Has them told of what comes before the response. Of each attempt anew: a copy of a request
-    /// does not bring it along, and in one that came back unsent it is replaced.
-    pub(super) fn listen(&self, request: &mut Request<RequestBody>) {
+    /// Tells them of what comes before the response to one attempt.
+    pub(super) fn hearer(&self) -> Option<impl Hearer + use<>> {
         let (upload, interim) = (self.upload.clone(), self.interim.clone());
-        if upload.is_none() && interim.is_none() {
-            return;
-        }
-        hyper::ext::on_informational(request, move |came| match (&upload, &interim) {
-            (Some(upload), _) if came.status() == StatusCode::CONTINUE => upload.ask(),
-            (_, Some(interim)) => interim.say(came.status(), came.headers()),
-            (_, None) => {}
-        });
+        let somebody = upload.is_some() || interim.is_some();
+        somebody.then_some(move |status: StatusCode, fields: &HeaderMap| {
+            match (&upload, &interim) {
+                (Some(upload), _) if status == StatusCode::CONTINUE => upload.ask(),
+                (_, Some(interim)) => interim.say(status, fields),
+                (_, None) => {}
+            }
+        })
     }
 }
 

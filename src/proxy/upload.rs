@@ -13,12 +13,12 @@ use http::Request;
 use http::header::EXPECT;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::{is_last, without_forbidden_trailers};
 use super::headers::Nominated;
+use crate::message::Incoming;
 use crate::timer::{IdleTimer, LazyTimer};
 
 /// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
@@ -132,7 +132,7 @@ impl Body for UploadBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 this.upload.set(UploadState::Broken);
-                Poll::Ready(Some(Err(io::Error::other(error))))
+                Poll::Ready(Some(Err(error)))
             }
             Poll::Pending => {
                 let end = this.upload.end.get();

@@ -103,7 +103,7 @@ async fn speaks_http2(io: &mut ClientIo) -> io::Result<bool> {
     result
 }
 
-/// Hands requests to the proxy as it is when they come.
+/// Hands requests of HTTP/1 to the proxy as it is when they come.
 pub(super) struct Service {
     pub(super) context: Arc<Context>,
     pub(super) client: Arc<Client>,
@@ -119,9 +119,10 @@ impl hyper::service::Service<Request<Incoming>> for Service {
         let proxy = Arc::clone(&self.context.live.load().proxy);
         let client = Arc::clone(&self.client);
         Box::pin(async move {
-            let mut response = proxy.handle(Arc::clone(&client), request).await?;
-            let goes_on = client.activity.is_multiplexed()
-                || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let interims = Arc::clone(&client.interims);
+            let request = request.map(Into::into);
+            let mut response = proxy.handle(Arc::clone(&client), &interims, request).await?;
+            let goes_on = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if client.activity.is_last() && !goes_on {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

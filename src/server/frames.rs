@@ -6,8 +6,8 @@
 //!   CVE-2023-44487). h2 answers some of them for ever. Each connection has a credit. What is of
 //!   use adds to it, what is of none takes from it, and time heals.
 //! - It finds frames of a wrong length, for which h2 has a wrong error code.
-//! - It knows which streams are open on the wire. h2 takes 64 KiB of a response that its client is
-//!   slow to take, and hyper is then done with it: only here is seen whether it was delivered.
+//! - It knows which streams are open on the wire. The application is done with a response, and its
+//!   slot free, before a slow client has taken the last of it: only here is seen whether it has.
 
 use std::time::Duration;
 

@@ -315,10 +315,10 @@ impl AsyncWrite for ClientIo {
 
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper has written all that it has.
-        if self.interim.is_empty()
-            && let Some(interim) = self.client.interims.take()
-        {
-            self.interim = interim.into();
+        if self.interim.is_empty() {
+            let mut text = Vec::new();
+            self.client.interims.take().iter().for_each(|said| said.write(&mut text));
+            self.interim = text.into();
         }
         ready!(self.poll_interim(task))?;
         match &mut self.transport {

@@ -113,24 +113,6 @@ impl UpstreamError {
         }
     }
 
-    /// Whether the application says that it did not look at the request (RFC 9113, section 8.7).
-    #[must_use]
-    pub fn is_unprocessed(error: &hyper::Error) -> bool {
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-        cause.is_some_and(|cause| {
-            cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR)
-                || cause.is_reset() && cause.reason() == Some(h2::Reason::REFUSED_STREAM)
-        })
-    }
-
-    /// Whether a connection of HTTP/2 is gone without a word.
-    #[must_use]
-    pub fn is_lost(error: &hyper::Error) -> bool {
-        let broke = error.source().is_some_and(|cause| cause.is::<io::Error>());
-        // Unless TLS says why.
-        broke && UpstreamError::exchanging(error) == UpstreamError::ConnectionTerminated
-    }
-
     /// Why TLS on an open connection failed.
     pub(super) fn handshaking(error: &io::Error) -> UpstreamError {
         let told = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -144,8 +126,8 @@ impl UpstreamError {
         }
     }
 
-    /// Why an exchange on an open connection failed before its response head.
-    pub fn exchanging(error: &hyper::Error) -> UpstreamError {
+    /// Why an exchange on an open connection of HTTP/1.1 failed before its response head.
+    pub(super) fn exchanging(error: &hyper::Error) -> UpstreamError {
         if error.is_parse_too_large() {
             UpstreamError::HttpResponseHeaderSectionSize
         } else if error.is_parse() {
@@ -155,6 +137,15 @@ impl UpstreamError {
             let inner = error.source();
             let inner = inner.and_then(|inner| inner.downcast_ref::<io::Error>());
             inner.map_or(UpstreamError::ConnectionTerminated, UpstreamError::handshaking)
+        }
+    }
+
+    /// The same of a stream of HTTP/2.
+    pub(super) fn streaming(error: &h2::Error) -> UpstreamError {
+        match error.get_io() {
+            Some(error) => UpstreamError::handshaking(error),
+            None if error.is_library() => UpstreamError::HttpProtocolError,
+            None => UpstreamError::ConnectionTerminated,
         }
     }
 }

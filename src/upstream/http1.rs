@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::{Request, Response};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connect::Connected;
-use super::lease::RequestBody;
+use super::lease::{Hearer, RequestBody, Unanswered};
 use super::watched::Watched;
+use crate::message::Incoming;
 use crate::timer::LazyTimer;
 
 /// The largest response head, in bytes; beyond it the answer is a 502.
@@ -76,6 +78,21 @@ impl<H: Send + 'static> Idle<H> {
     /// Waits until the connection can take a request; `false` if it closed or took too long.
     pub(super) async fn became_ready(&mut self, limit: Duration) -> bool {
         matches!(tokio::time::timeout(limit, self.sender.ready()).await, Ok(Ok(())))
+    }
+
+    /// Sends a request. `hear` is told of what comes before the response.
+    pub(super) fn send<F: Hearer>(
+        &mut self,
+        mut request: Request<RequestBody>,
+        hear: Option<F>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + Send + use<F, H> {
+        if let Some(hear) = hear {
+            hyper::ext::on_informational(&mut request, move |interim| {
+                hear(interim.status(), interim.headers());
+            });
+        }
+        let answer = self.sender.try_send_request(request);
+        async move { Ok(answer.await?.map(Incoming::from)) }
     }
 
     /// Takes the connection into use: nothing has come yet.

@@ -5,21 +5,25 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::client::conn::http2::{self, Connection, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::sync::{Notify, watch};
+use bytes::Bytes;
+use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use http::{Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use super::UpstreamError;
 use super::connect::Connected;
-use super::lease::RequestBody;
+use super::lease::{RequestBody, Unanswered};
 use super::pool::Count;
 use super::watched::Watched;
+use super::{Hearer, UpstreamError};
+use crate::message::{Incoming, Outgoing};
 
 /// What one response may send ahead of its client, in bytes. The connection's window is as large as
 /// that of all its streams together, so that a client that does not read stalls nobody else's.
@@ -35,10 +39,9 @@ const UNTOLD: u32 = 0x7fff_fffe;
 
 /// A connection.
 pub(super) struct Multiplexed {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<Bytes>,
     streams: AtomicU32,
-    /// The application's bound on streams.
-    max_streams: watch::Receiver<u32>,
+    told: Arc<Told>,
     /// Takes no new streams.
     retired: AtomicBool,
     origin: Instant,
@@ -46,6 +49,13 @@ pub(super) struct Multiplexed {
     since: AtomicU64,
     pub(super) address: Option<SocketAddr>,
     count: Arc<Count>,
+}
+
+/// What the task of a connection knows of it.
+struct Told {
+    /// The application's bound on streams.
+    max_streams: AtomicU32,
+    over: AtomicBool,
 }
 
 /// One stream's place in a connection.
@@ -61,27 +71,32 @@ impl Multiplexed {
         count: Arc<Count>,
         token: T,
     ) -> Result<Arc<Multiplexed>, UpstreamError> {
-        let bell = Arc::new(Notify::new());
-        let watched = Watched::new(connected.stream, Arc::default(), token).ringing(&bell);
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let watched = Watched::new(connected.stream, Arc::default(), token);
+        let handshake = Builder::new()
             .initial_max_send_streams(UNTOLD as usize)
-            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
             .max_header_list_size(MAX_RESPONSE_HEAD)
-            .max_send_buf_size(MAX_SEND_BUFFER)
-            .handshake(TokioIo::new(watched))
-            .await
-            .map_err(|error| UpstreamError::exchanging(&error))?;
-        let (told, mut max_streams) = watch::channel(UNTOLD);
-        tokio::spawn(drive(connection, told, bell));
-        if max_streams.wait_for(|most| *most != UNTOLD).await.is_err() {
-            return Err(UpstreamError::HttpProtocolError);
-        }
+            .max_send_buffer_size(MAX_SEND_BUFFER)
+            .enable_push(false)
+            .handshake(watched);
+        let failed = |error: h2::Error| UpstreamError::streaming(&error);
+        let (sender, mut connection) = handshake.await.map_err(failed)?;
+        let answered = |task: &mut Context<'_>| match Pin::new(&mut connection).poll(task) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(UpstreamError::HttpProtocolError)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
+            Poll::Pending if allowed(&connection) == UNTOLD => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        };
+        poll_fn(answered).await?;
+        let max_streams = AtomicU32::new(allowed(&connection));
+        let told = Arc::new(Told { max_streams, over: AtomicBool::new(false) });
+        tokio::spawn(drive(connection, Arc::clone(&told)));
         let origin = Instant::now();
         Ok(Arc::new(Multiplexed {
             sender,
             streams: AtomicU32::new(0),
-            max_streams,
+            told,
             retired: AtomicBool::new(false),
             origin,
             since: AtomicU64::new(0),
@@ -95,7 +110,7 @@ impl Multiplexed {
         if self.is_over() {
             return None;
         }
-        let most = (*self.max_streams.borrow()).min(MAX_STREAMS);
+        let most = self.told.max_streams.load(Ordering::Relaxed).min(MAX_STREAMS);
         let next = |streams: u32| (streams < most).then_some(streams + 1);
         let taken = self.streams.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
         taken.is_ok().then(|| Stream(Arc::clone(self)))
@@ -103,7 +118,7 @@ impl Multiplexed {
 
     /// Takes no streams any more.
     pub(super) fn is_over(&self) -> bool {
-        self.retired.load(Ordering::Relaxed) || self.sender.is_closed()
+        self.retired.load(Ordering::Relaxed) || self.told.over.load(Ordering::Relaxed)
     }
 
     /// Has carried nothing for so long.
@@ -118,37 +133,49 @@ impl Multiplexed {
     }
 }
 
-/// Serves a connection to its end, and tells how many streams it may have at once.
-///
-/// hyper reads on a task of its own and does not tell when the application's settings have come: so
-/// they are looked at whenever bytes come, until they are known, and then with each request.
+/// How many streams an application allows at once.
+fn allowed<T: AsyncRead + AsyncWrite + Unpin>(connection: &Connection<T, Bytes>) -> u32 {
+    u32::try_from(connection.max_concurrent_send_streams()).unwrap_or(MAX_STREAMS)
+}
+
+/// Serves a connection to its end, and notes how many streams it may have at once.
 async fn drive<T: Send + Unpin + 'static>(
-    mut connection: Connection<TokioIo<Watched<T>>, RequestBody, TokioExecutor>,
-    told: watch::Sender<u32>,
-    bell: Arc<Notify>,
+    mut connection: Connection<Watched<T>, Bytes>,
+    told: Arc<Told>,
 ) {
-    let mut rung = pin!(bell.notified());
     poll_fn(|task| {
         // How an exchange failed is told to it; that the connection ends is no news.
         let polled = Pin::new(&mut connection).poll(task);
-        loop {
-            let most = u32::try_from(connection.current_max_send_streams()).unwrap_or(MAX_STREAMS);
-            told.send_if_modified(|told| std::mem::replace(told, most) != most);
-            if most != UNTOLD || rung.as_mut().poll(task).is_pending() {
-                return polled.map(|_| ());
-            }
-            rung.set(bell.notified());
-        }
+        told.max_streams.store(allowed(&connection), Ordering::Relaxed);
+        polled.map(|_| ())
     })
     .await;
+    told.over.store(true, Ordering::Relaxed);
 }
 
 // === impl Stream ===
 
 impl Stream {
-    /// What sends its request.
-    pub(super) fn sender(&self) -> SendRequest<RequestBody> {
-        self.0.sender.clone()
+    /// Sends a request. `hear` is told of what comes before the response.
+    pub(super) fn send<F: Hearer>(
+        &self,
+        request: Request<RequestBody>,
+        hear: Option<F>,
+    ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + Send + use<F> {
+        let sender = self.0.sender.clone();
+        async move {
+            let Ok(mut sender) = sender.ready().await else {
+                return Err(Unanswered::Unsent(Box::new(request)));
+            };
+            let (head, body) = request.into_parts();
+            let ended = body.is_end_stream();
+            let (response, stream) = sender.send_request(Request::from_parts(head, ()), ended)?;
+            let upload = if ended { None } else { Outgoing::start(body, stream).await };
+            let response = heard(response, hear).await?;
+            let (head, body) = response.into_parts();
+            let body = Incoming::streamed(body, &head.headers).answering(upload);
+            Ok(Response::from_parts(head, body))
+        }
     }
 
     /// The connection takes no more requests.
@@ -164,4 +191,21 @@ impl Drop for Stream {
         self.0.streams.fetch_sub(1, Ordering::AcqRel);
         self.0.count.ring();
     }
+}
+
+/// The response, and to `hear` what comes before it.
+async fn heard<F: Hearer>(
+    mut response: ResponseFuture,
+    hear: Option<F>,
+) -> Result<Response<h2::RecvStream>, h2::Error> {
+    poll_fn(|task| {
+        while let Poll::Ready(Some(interim)) = response.poll_informational(task) {
+            let interim = interim?;
+            if let Some(hear) = &hear {
+                hear(interim.status(), interim.headers());
+            }
+        }
+        Pin::new(&mut response).poll(task)
+    })
+    .await
 }

@@ -12,25 +12,53 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use h2::Reason;
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
+use super::UpstreamError;
 use super::connect::Protocol;
 use super::http1::Idle;
 use super::http2::Stream;
 use super::pool::Pool;
+use crate::message::Incoming;
 use crate::timer::LazyTimer;
 
 /// The body of a request on its way to the application.
 pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// The application's answer, on its way.
-pub type Answer = Pin<
-    Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>,
->;
+pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Unanswered>> + Send>>;
+
+/// Is told of an interim response (1xx).
+pub trait Hearer: Fn(StatusCode, &HeaderMap) + Send + Sync + 'static {}
+
+impl<F: Fn(StatusCode, &HeaderMap) + Send + Sync + 'static> Hearer for F {}
+
+/// Of interim responses that nobody wants to hear.
+pub const UNHEARD: Option<fn(StatusCode, &HeaderMap)> = None;
+
+/// Why a request got no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// It was never written, and comes back.
+    Unsent(Box<Request<RequestBody>>),
+    /// The exchange failed before the head of the response.
+    Failed(UpstreamError, Loss),
+}
+
+/// What a failed exchange says of the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The application says that it did not look at it (RFC 9113, section 8.7).
+    Unprocessed,
+    /// The connection is gone without a word.
+    Gone,
+    /// Anything else.
+    Other,
+}
 
 /// The use of one connection, for one exchange.
 pub struct Lease<H: Send + 'static> {
@@ -90,11 +118,12 @@ impl<H: Send + 'static> Lease<H> {
         matches!(&self.carrier, Some(Carrier::Whole(idle)) if idle.answered())
     }
 
-    /// Sends a request. The future does not borrow the lease.
-    pub fn send(&mut self, request: Request<RequestBody>) -> Answer {
+    /// Sends a request. `hear` is told of what comes before the response. The future does not
+    /// borrow the lease.
+    pub fn send(&mut self, request: Request<RequestBody>, hear: Option<impl Hearer>) -> Answer {
         match self.carrier.as_mut().expect(IN_USE) {
-            Carrier::Whole(idle) => Box::pin(idle.sender.try_send_request(request)),
-            Carrier::Stream(stream, _) => Box::pin(stream.sender().try_send_request(request)),
+            Carrier::Whole(idle) => Box::pin(idle.send(request, hear)),
+            Carrier::Stream(stream, _) => Box::pin(stream.send(request, hear)),
         }
     }
 
@@ -134,6 +163,35 @@ impl<H: Send + 'static> Lease<H> {
             stream.retire();
         }
         self.held.take().expect("a lease holds until it ends")
+    }
+}
+
+// === impl Unanswered ===
+
+impl From<TrySendError<Request<RequestBody>>> for Unanswered {
+    fn from(mut error: TrySendError<Request<RequestBody>>) -> Unanswered {
+        match error.take_message() {
+            Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+            None => Unanswered::Failed(UpstreamError::exchanging(error.error()), Loss::Other),
+        }
+    }
+}
+
+impl From<h2::Error> for Unanswered {
+    fn from(error: h2::Error) -> Unanswered {
+        let failure = UpstreamError::streaming(&error);
+        let took_leave =
+            error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        let loss = if took_leave || refused {
+            Loss::Unprocessed
+        } else if error.is_io() && failure == UpstreamError::ConnectionTerminated {
+            // TLS would say why.
+            Loss::Gone
+        } else {
+            Loss::Other
+        };
+        Unanswered::Failed(failure, loss)
     }
 }
 

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 
 use super::connect::Stream;
 
@@ -23,8 +22,6 @@ const MAX_READ: usize = 32 * 1024 - 1;
 pub(super) struct Watched<T> {
     stream: Box<dyn Stream>,
     answered: Arc<AtomicBool>,
-    /// Rung whenever bytes come.
-    bell: Option<Arc<Notify>>,
     /// Writing has failed; what is still written goes nowhere.
     deaf: bool,
     /// Goes with the socket, wherever that goes.
@@ -35,13 +32,7 @@ pub(super) struct Watched<T> {
 
 impl<T> Watched<T> {
     pub(super) fn new(stream: Box<dyn Stream>, answered: Arc<AtomicBool>, token: T) -> Watched<T> {
-        Watched { stream, answered, bell: None, deaf: false, _token: token }
-    }
-
-    /// Rings whenever bytes come.
-    pub(super) fn ringing(mut self, bell: &Arc<Notify>) -> Watched<T> {
-        self.bell = Some(Arc::clone(bell));
-        self
+        Watched { stream, answered, deaf: false, _token: token }
     }
 
     /// What to say of a write of `len` bytes.
@@ -70,9 +61,6 @@ impl<T: Unpin> AsyncRead for Watched<T> {
         };
         if buf.filled().len() > before {
             self.answered.store(true, Ordering::Relaxed);
-            if let Some(bell) = &self.bell {
-                bell.notify_one();
-            }
         }
         polled
     }

@@ -11,7 +11,7 @@ use http::{Method, Response, StatusCode};
 use crate::support::http2::{H2App, H2Client, before, read, request, rest};
 use crate::support::{App, Tide, soon};
 
-/// Comes from the application in one piece: hyper is done with it as soon as h2 has it.
+/// Comes from the application in one piece: it is done with it at once.
 const ONE_PIECE: usize = 7_000;
 const WINDOW: u32 = 1_000;
 
@@ -24,7 +24,7 @@ async fn what_is_taken_slowly_is_delivered_after_all() {
     let body = "x".repeat(ONE_PIECE);
     let (_conn, _) = app.serve(&body).await;
     let (_, mut body) = soon("the head", response).await.unwrap().into_parts();
-    tide.until("it is done for hyper", |metrics| metrics.answered(200) == 1.0).await;
+    tide.until("the application is done", |metrics| metrics.answered(200) == 1.0).await;
     // Longer than the idle timeout, and than a client has to take leave.
     tokio::time::sleep(Duration::from_millis(1_300)).await;
     let (bytes, _) = rest(&mut body).await.unwrap();
@@ -42,9 +42,15 @@ async fn what_nobody_takes_is_given_up() {
     let mut client = H2Client::with_window(tide.address, WINDOW).await;
     let response = client.get("/").await;
     let (_conn, _) = app.serve(&"x".repeat(ONE_PIECE)).await;
-    let (_, _body) = soon("the head", response).await.unwrap().into_parts();
-    assert!(client.ended().await.is_err(), "cut off");
+    let (_, mut body) = soon("the head", response).await.unwrap().into_parts();
+    let end = std::future::poll_fn(|task| body.poll_data(task));
+    assert_eq!(soon("a part", end).await.unwrap().unwrap().len(), WINDOW as usize);
+    let end = std::future::poll_fn(|task| body.poll_data(task));
+    let reset = soon("the reset", end).await.unwrap().unwrap_err();
+    assert_eq!(reset.reason(), Some(Reason::CANCEL));
     tide.at_rest().await;
+    // The connection has done nothing wrong.
+    client.ended().await.unwrap();
 }
 
 #[tokio::test]
@@ -149,4 +155,45 @@ async fn a_post_without_a_body_says_so_to_http1() {
     assert_eq!(read(response).await.unwrap().status, 200);
     let _response = client.get("/").await;
     assert_eq!(conn.request().await.field("content-length"), None);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_taken_back_never_looks_whole() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+        let mut client = H2Client::connect(tide.address).await;
+        let (_response, mut up) = client.send(request(Method::POST, "/"), false).await;
+        up.send_data(Bytes::from_static(b"part"), false).unwrap();
+        let mut conn = app.accept().await;
+        conn.head().await;
+        assert_eq!(conn.exactly(9).await, b"4\r\npart\r\n");
+        up.send_reset(reason);
+        conn.end().await;
+        assert!(conn.buffer.is_empty(), "{reason:?}: {:?}", conn.buffer);
+    }
+    tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn an_application_hears_of_a_client_that_left_while_its_window_is_shut() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let (response, mut up) = client.send(request(Method::POST, "/"), false).await;
+    let mut call = app.call().await;
+    let mut down = call.begin(false);
+    let (_, body) = soon("the head", response).await.unwrap().into_parts();
+    // More than the windows on the way have room for, and none of it is read.
+    up.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
+    down.send_data(Bytes::from_static(b"x"), false).unwrap();
+    up.send_reset(Reason::CANCEL);
+    drop(body);
+    let end = std::future::poll_fn(|task| down.poll_reset(task));
+    assert_eq!(soon("a reset", end).await.unwrap(), Reason::CANCEL);
+    // Whose connection goes on.
+    let again = client.get("/").await;
+    app.call().await.answer("");
+    assert_eq!(read(again).await.unwrap().status, 200);
+    tide.at_rest().await;
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom within the crate, from the bottom up. A layer may name itself.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("gate", &[]),
     ("net", &[]),
     ("certificate", &[]),
@@ -14,22 +14,24 @@ const LAYERS: [(&str, &[&str]); 14] = [
     ("simulate", &["config", "gate"]),
     ("telemetry", &["config"]),
     ("timer", &[]),
-    ("upstream", &["certificate", "timer"]),
+    ("message", &["timer"]),
+    ("upstream", &["certificate", "message", "timer"]),
     ("admission", &["gate"]),
-    ("proxy", &["admission", "config", "gate", "net", "telemetry", "timer", "upstream"]),
-    ("server", &["certificate", "config", "net", "proxy", "timer"]),
+    ("proxy", &["admission", "config", "gate", "message", "net", "telemetry", "timer", "upstream"]),
+    ("server", &["certificate", "config", "message", "net", "proxy", "timer"]),
     ("admin", &["config", "gate", "proxy", "server", "telemetry"]),
     ("sidecar", &["admin", "config", "gate", "proxy", "server", "telemetry", "upstream"]),
     ("commands", &["config", "gate", "proxy", "sidecar", "simulate", "telemetry", "upstream"]),
 ];
 
 /// Words that only some layers may use.
-const RESERVED: [(&str, &[&str]); 8] = [
+const RESERVED: [(&str, &[&str]); 9] = [
     // Reading belongs to the configuration; the admin pages only write.
     ("serde::", &["config", "admin"]),
     ("toml::", &["config"]),
     ("schemars::", &["config"]),
     ("rustls::", &["certificate", "upstream", "server"]),
+    ("h2::", &["message", "upstream", "server"]),
     ("prometheus::", &["telemetry", "admin"]),
     // Status codes of our own responses are chosen in one place (and for the admin pages).
     ("status_mut()", &["proxy/respond.rs", "admin"]),

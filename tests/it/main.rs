@@ -33,6 +33,7 @@ mod holding;
 mod http2;
 mod http2_abuse;
 mod http2_bodies;
+mod http2_interim;
 mod layering;
 mod learning;
 mod logging_sinks;

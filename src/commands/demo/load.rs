@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Empty};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use crate::upstream::{Pool, PoolLimits, RequestBody, TcpConnector};
+use crate::upstream::{Pool, PoolLimits, RequestBody, TcpConnector, UNHEARD};
 
 /// Clients without end: how many at once at most, and how long each waits.
 const MAX_POURED: usize = 4_000;
@@ -164,7 +164,7 @@ async fn ask(pool: &Arc<Pool<()>>, target: SocketAddr, path: &str) -> End {
     let body: RequestBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
     let request = Request::get(path).header("host", target.to_string()).body(body);
     let Ok(request) = request else { return End::Failed };
-    let Ok(response) = lease.send(request).await else { return End::Failed };
+    let Ok(response) = lease.send(request, UNHEARD).await else { return End::Failed };
     let status = response.status();
     if response.into_body().collect().await.is_err() {
         return End::Failed;
