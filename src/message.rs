@@ -28,7 +28,8 @@ pub struct Incoming(Kind);
 #[derive(Debug)]
 enum Kind {
     Http1(hyper::body::Incoming),
-    Http2(Inflow),
+    // Boxed, so that what is handed on so often is small.
+    Http2(Box<Inflow>),
 }
 
 /// A body that comes on a stream of HTTP/2.
@@ -88,7 +89,7 @@ impl Incoming {
     /// The body of a message of HTTP/2, with its head's fields.
     #[must_use]
     pub fn streamed(stream: RecvStream, fields: &HeaderMap) -> Incoming {
-        Incoming(Kind::Http2(Inflow {
+        Incoming(Kind::Http2(Box::new(Inflow {
             stream,
             begun: None,
             data_ended: false,
@@ -96,7 +97,7 @@ impl Incoming {
             left: announced(fields),
             asking: None,
             upload: None,
-        }))
+        })))
     }
 
     /// With what goes the other way at the same time, and is broken off when this ends.
@@ -123,7 +124,7 @@ impl Incoming {
     /// Whether some of the body is known to have come.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        matches!(&self.0, Kind::Http2(Inflow { begun: Some(_), .. }))
+        matches!(&self.0, Kind::Http2(inflow) if inflow.begun.is_some())
     }
 }
 

@@ -15,6 +15,7 @@ mod http1;
 mod http2;
 mod io;
 mod listener;
+mod meter;
 mod proxy_protocol;
 mod registry;
 mod tls;

@@ -1,101 +1,76 @@
-//! Reads along on a connection of HTTP/2, frame by frame, both ways. Pure; knows nothing but frame
-//! heads (RFC 9113, section 4.1).
-//!
-//! - It finds out who sends what is of no use: floods of PING, SETTINGS, PRIORITY, WINDOW_UPDATE,
-//!   empty DATA, and requests that are taken back as soon as they are made (CVE-2019-9512 to 9518,
-//!   CVE-2023-44487). h2 answers some of them for ever. Each connection has a credit. What is of
-//!   use adds to it, what is of none takes from it, and time heals.
-//! - It finds frames of a wrong length, for which h2 has a wrong error code.
-//! - It knows which streams are open on the wire. The application is done with a response, and its
-//!   slot free, before a slow client has taken the last of it: only here is seen whether it has.
+//! The frames of HTTP/2 on the wire, as far as whoever reads along needs to know them: their heads
+//! (RFC 9113, section 4.1) and one of the settings. Pure.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-/// So much of no use at once is as good as anybody's: a browser that closes many tabs.
-const MOST: i64 = 1_000;
-/// Comes back by itself each second.
-const PER_SECOND: i64 = 50;
-/// For each DATA of a response: whoever takes it sends window updates, up to two for a frame.
-const PER_FRAME: i64 = 3;
-/// Response bytes that earn one more.
-const BYTES_PER_CREDIT: usize = 1_024;
-/// More streams than h2 lets be open are not remembered.
-const MOST_STREAMS: usize = 2_048;
-
-const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
-const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
-const GOAWAY: u8 = 0x7;
-const WINDOW_UPDATE: u8 = 0x8;
-const CONTINUATION: u8 = 0x9;
-const END_STREAM: u8 = 0x1;
-const ACK: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
+pub(super) const DATA: u8 = 0x0;
+pub(super) const HEADERS: u8 = 0x1;
+pub(super) const PRIORITY: u8 = 0x2;
+pub(super) const RST_STREAM: u8 = 0x3;
+pub(super) const SETTINGS: u8 = 0x4;
+pub(super) const PING: u8 = 0x6;
+pub(super) const GOAWAY: u8 = 0x7;
+pub(super) const WINDOW_UPDATE: u8 = 0x8;
+pub(super) const CONTINUATION: u8 = 0x9;
+pub(super) const END_STREAM: u8 = 0x1;
+pub(super) const ACK: u8 = 0x1;
+pub(super) const END_HEADERS: u8 = 0x4;
 
 /// The length of a frame's head.
-const HEAD: usize = 9;
-
-/// Why a connection of HTTP/2 is ended, with its error code (RFC 9113, section 7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(super) enum Offence {
-    /// The preface is not followed by SETTINGS (section 3.4).
-    NoSettings = 0x1,
-    /// A frame of a length that its kind never has (section 6).
-    Length = 0x6,
-    /// What comes is of no use.
-    Flood = 0xb,
-}
+pub(super) const HEAD: usize = 9;
+/// The length of a setting.
+const SETTING: usize = 6;
+const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 0x4;
+/// The largest window (section 6.9.1).
+pub(super) const MAX_WINDOW: u32 = 0x7fff_ffff;
 
 /// Finds the heads of frames, however they are cut.
 #[derive(Debug, Default)]
-struct Scanner {
+pub(super) struct Scanner {
     /// The beginning of a frame's head.
     head: [u8; HEAD],
     /// How much of it has come.
     have: usize,
     /// Bytes of the preface, or of the present frame's payload, that are still to come.
     skip: usize,
+    /// Of the present frame; 0 before the first.
+    pub(super) kind: u8,
+}
+
+/// Reads the settings of a client as they come.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// The beginning of a setting.
+    setting: [u8; SETTING],
+    /// How much of it has come.
+    have: usize,
 }
 
 /// What the head of a frame says.
 #[derive(Clone, Copy, Debug)]
-struct Frame {
-    length: usize,
-    kind: u8,
-    flags: u8,
-    stream: u32,
-}
-
-/// What a client of HTTP/2 has sent, weighed, and what it has got.
-#[derive(Debug)]
-pub(super) struct Meter {
-    incoming: Scanner,
-    outgoing: Scanner,
-    credit: i64,
-    healed: Instant,
-    /// SETTINGS have come.
-    greeted: bool,
-    /// Since when a head is coming that does not end.
-    heading: Option<Instant>,
-    /// The latest stream of the client.
-    latest: u32,
-    /// Streams of the client that have not been answered to their end.
-    open: Vec<u32>,
+pub(super) struct Frame {
+    pub(super) length: usize,
+    pub(super) kind: u8,
+    pub(super) flags: u8,
+    pub(super) stream: u32,
 }
 
 // === impl Scanner ===
 
 impl Scanner {
-    /// The head of the next frame in `bytes`, which are used up meanwhile; `None`: all are.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        *bytes = &bytes[skipped..];
+    /// Of a connection whose first `preface` bytes are no frame.
+    pub(super) fn behind(preface: usize) -> Scanner {
+        Scanner { skip: preface, ..Scanner::default() }
+    }
+
+    /// What there is of the present frame's payload, which is used up.
+    pub(super) fn payload<'b>(&mut self, bytes: &mut &'b [u8]) -> &'b [u8] {
+        let (payload, rest) = bytes.split_at(self.skip.min(bytes.len()));
+        self.skip -= payload.len();
+        *bytes = rest;
+        payload
+    }
+
+    /// The head of the next frame, behind a payload, which is used up; `None`: it has not come.
+    pub(super) fn head(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
         let taken = (HEAD - self.have).min(bytes.len());
         self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
         self.have += taken;
@@ -106,12 +81,12 @@ impl Scanner {
         self.have = 0;
         let [a, b, c, kind, flags, id @ ..] = self.head;
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-        self.skip = length;
+        (self.skip, self.kind) = (length, kind);
         Some(Frame { length, kind, flags, stream: u32::from_be_bytes(id) & 0x7fff_ffff })
     }
 
     /// Whether the next byte begins a frame.
-    fn is_between(&self) -> bool {
+    pub(super) fn is_between(&self) -> bool {
         self.have == 0 && self.skip == 0
     }
 }
@@ -119,15 +94,16 @@ impl Scanner {
 // === impl Frame ===
 
 impl Frame {
-    fn has(self, flag: u8) -> bool {
+    pub(super) fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
     /// Whether its kind has such a length. What concerns one stream alone is left to h2.
-    fn is_of_right_length(self) -> bool {
+    pub(super) fn is_of_right_length(self) -> bool {
         match self.kind {
             SETTINGS if self.has(ACK) => self.length == 0,
-            SETTINGS => self.length.is_multiple_of(6),
+            SETTINGS => self.length.is_multiple_of(SETTING),
+            PRIORITY => self.length == 5,
             RST_STREAM | WINDOW_UPDATE => self.length == 4,
             PING => self.length == 8,
             GOAWAY => self.length >= 8,
@@ -136,267 +112,24 @@ impl Frame {
     }
 }
 
-// === impl Meter ===
+// === impl Settings ===
 
-impl Meter {
-    /// For a connection whose first `preface` bytes are no frame.
-    pub(super) fn new(preface: usize, now: Instant) -> Meter {
-        Meter {
-            incoming: Scanner { skip: preface, ..Scanner::default() },
-            outgoing: Scanner::default(),
-            credit: MOST,
-            healed: now,
-            greeted: false,
-            heading: None,
-            latest: 0,
-            open: Vec::new(),
-        }
-    }
-
-    /// More has come.
-    pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Offence> {
-        while let Some(frame) = self.incoming.next(&mut bytes) {
-            self.came(frame, now)?;
-        }
-        if self.credit < 0 {
-            self.heal(now);
-        }
-        if self.credit < 0 { Err(Offence::Flood) } else { Ok(()) }
-    }
-
-    /// More has been written.
-    pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
-        let earned = i64::try_from(bytes.len() / BYTES_PER_CREDIT).unwrap_or(MOST);
-        self.add(earned);
-        while let Some(frame) = self.outgoing.next(&mut bytes) {
-            if frame.kind == DATA {
-                self.add(PER_FRAME);
+impl Settings {
+    /// Reads more; `false`: there is a window larger than may be.
+    pub(super) fn read(&mut self, payload: &[u8]) -> bool {
+        for &byte in payload {
+            self.setting[self.have] = byte;
+            self.have += 1;
+            if self.have < SETTING {
+                continue;
             }
-            let ends = matches!(frame.kind, DATA | HEADERS) && frame.has(END_STREAM);
-            if ends || frame.kind == RST_STREAM {
-                self.closed(frame.stream);
+            self.have = 0;
+            let [a, b, value @ ..] = self.setting;
+            let value = u32::from_be_bytes(value);
+            if u16::from_be_bytes([a, b]) == SETTINGS_INITIAL_WINDOW_SIZE && value > MAX_WINDOW {
+                return false;
             }
         }
-    }
-
-    /// Whether something that was asked for is still to be delivered.
-    pub(super) fn is_delivering(&self) -> bool {
-        !self.open.is_empty()
-    }
-
-    /// Since when a head is coming that does not end.
-    pub(super) fn heading_since(&self) -> Option<Instant> {
-        self.heading
-    }
-
-    /// What is said to who gave offence (RFC 9113, section 6.8); `None`: it would stand in the
-    /// middle of something else.
-    pub(super) fn farewell(&self, offence: Offence) -> Option<[u8; HEAD + 8]> {
-        let mut frame = [0; HEAD + 8];
-        frame[2] = 8;
-        frame[3] = GOAWAY;
-        frame[HEAD..HEAD + 4].copy_from_slice(&self.latest.to_be_bytes());
-        frame[HEAD + 4..].copy_from_slice(&(offence as u32).to_be_bytes());
-        self.outgoing.is_between().then_some(frame)
-    }
-
-    fn came(&mut self, frame: Frame, now: Instant) -> Result<(), Offence> {
-        if !self.greeted && (frame.kind != SETTINGS || frame.has(ACK)) {
-            return Err(Offence::NoSettings);
-        }
-        self.greeted = true;
-        if !frame.is_of_right_length() {
-            return Err(Offence::Length);
-        }
-        match frame.kind {
-            HEADERS | CONTINUATION => {
-                let since = self.heading.unwrap_or(now);
-                self.heading = (!frame.has(END_HEADERS)).then_some(since);
-            }
-            RST_STREAM => self.closed(frame.stream),
-            _ => {}
-        }
-        if frame.kind == HEADERS && frame.stream > self.latest {
-            self.latest = frame.stream;
-            if self.open.len() < MOST_STREAMS {
-                self.open.push(frame.stream);
-            }
-        }
-        self.add(match frame.kind {
-            DATA if frame.length > 0 || frame.has(END_STREAM) => 1,
-            HEADERS => 1,
-            // One request in two may be taken back, for ever.
-            RST_STREAM => -2,
-            _ => -1,
-        });
-        Ok(())
-    }
-
-    fn closed(&mut self, stream: u32) {
-        if let Some(index) = self.open.iter().position(|open| *open == stream) {
-            self.open.swap_remove(index);
-        }
-    }
-
-    fn heal(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.healed);
-        self.healed = now;
-        let healed = passed.as_millis().min(Duration::from_secs(3600).as_millis()) as i64;
-        self.add(healed * PER_SECOND / 1_000);
-    }
-
-    fn add(&mut self, credit: i64) {
-        self.credit = self.credit.saturating_add(credit).min(MOST);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A frame of stream 1.
-    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
-        let mut frame = vec![0, (length >> 8) as u8, length as u8, kind, flags, 0, 0, 0, 1];
-        frame.resize(HEAD + length, 0xff);
-        frame
-    }
-
-    /// Of a client that has sent its SETTINGS.
-    fn greeted(now: Instant) -> Meter {
-        let mut meter = Meter::new(0, now);
-        meter.read(&frame(SETTINGS, 0, 0), now).unwrap();
-        meter.credit = MOST;
-        meter
-    }
-
-    /// How many times a group of frames may come, up to a bound.
-    fn endures(frames: &[Vec<u8>], most: usize) -> usize {
-        let now = Instant::now();
-        let mut meter = greeted(now);
-        (0..most).take_while(|_| frames.iter().all(|frame| meter.read(frame, now).is_ok())).count()
-    }
-
-    #[test]
-    fn floods_end() {
-        for flood in [frame(PING, 0, 8), frame(SETTINGS, 0, 0), frame(0x2, 0, 5), frame(DATA, 0, 0)]
-        {
-            assert_eq!(endures(std::slice::from_ref(&flood), 10_000), 1_000, "{flood:?}");
-        }
-        let reset = [frame(HEADERS, 5, 20), frame(RST_STREAM, 0, 4)];
-        // The first request earns nothing: there is no more than all credit.
-        assert_eq!(endures(&reset, 10_000), 999);
-    }
-
-    #[test]
-    fn what_is_of_use_goes_on_for_ever() {
-        let upload = [frame(DATA, 0, 10), frame(PING, 0, 8)];
-        assert_eq!(endures(&upload, 10_000), 10_000);
-        let half = [frame(HEADERS, 5, 9), frame(HEADERS, 5, 9), frame(RST_STREAM, 0, 4)];
-        assert_eq!(endures(&half, 10_000), 10_000);
-    }
-
-    #[test]
-    fn whoever_takes_a_response_byte_by_byte_may_say_so_of_each() {
-        let now = Instant::now();
-        let mut meter = greeted(now);
-        // Many frames leave at once.
-        let response = frame(DATA, 0, 1).repeat(100);
-        for _ in 0..100 {
-            meter.wrote(&response);
-            meter.read(&frame(WINDOW_UPDATE, 0, 4).repeat(200), now).unwrap();
-        }
-    }
-
-    #[test]
-    fn frames_are_found_however_they_are_cut() {
-        let mut stream = b"PRI".to_vec();
-        stream.extend(frame(SETTINGS, 0, 0));
-        for _ in 0..1_000 {
-            stream.extend(frame(PING, 0, 8));
-        }
-        for cut in [1, 2, 7, 9, 16, 17, 18, 1000] {
-            let now = Instant::now();
-            let mut meter = Meter::new(3, now);
-            let fine = stream.chunks(cut).take_while(|part| meter.read(part, now).is_ok()).count();
-            // The last byte of the head of the last frame tells.
-            assert_eq!(fine, (3 + 9 + 999 * 17 + HEAD - 1) / cut, "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn time_heals() {
-        let now = Instant::now();
-        let mut meter = greeted(now);
-        let pings = frame(PING, 0, 8).repeat(1_000);
-        assert_eq!(meter.read(&pings, now), Ok(()));
-        let later = now + Duration::from_secs(2);
-        assert_eq!(meter.read(&frame(PING, 0, 8).repeat(100), later), Ok(()));
-        assert_eq!(meter.read(&frame(PING, 0, 8), later), Err(Offence::Flood));
-    }
-
-    #[test]
-    fn settings_come_first() {
-        let now = Instant::now();
-        for first in [frame(PING, 0, 8), frame(HEADERS, 5, 1), frame(SETTINGS, ACK, 0)] {
-            let mut meter = Meter::new(0, now);
-            assert_eq!(meter.read(&first, now), Err(Offence::NoSettings), "{first:?}");
-        }
-    }
-
-    #[test]
-    fn each_kind_has_its_lengths() {
-        let now = Instant::now();
-        for (kind, flags, wrong) in [
-            (PING, 0, &[0, 7, 9][..]),
-            (SETTINGS, 0, &[5, 7]),
-            (SETTINGS, ACK, &[6]),
-            (RST_STREAM, 0, &[3, 5]),
-            (WINDOW_UPDATE, 0, &[3, 5]),
-            (GOAWAY, 0, &[7]),
-        ] {
-            for length in wrong {
-                let told = greeted(now).read(&frame(kind, flags, *length), now);
-                assert_eq!(told, Err(Offence::Length), "{kind} {length}");
-            }
-        }
-        let fine = [frame(SETTINGS, 0, 12), frame(GOAWAY, 0, 20), frame(0xee, 0, 3)];
-        assert_eq!(endures(&fine, 1), 1);
-    }
-
-    #[test]
-    fn a_stream_is_open_until_its_end_is_written_or_it_is_taken_back() {
-        let now = Instant::now();
-        let mut meter = greeted(now);
-        meter.read(&frame(HEADERS, END_HEADERS, 9), now).unwrap();
-        meter.read(&frame(HEADERS, END_HEADERS | END_STREAM, 9), now).unwrap();
-        assert!(meter.is_delivering());
-        meter.wrote(&frame(HEADERS, END_HEADERS, 9));
-        let end = frame(DATA, END_STREAM, 5);
-        meter.wrote(&end[..HEAD - 1]);
-        assert!(meter.is_delivering() && meter.farewell(Offence::Flood).is_none());
-        meter.wrote(&end[HEAD - 1..]);
-        let goodbye = meter.farewell(Offence::Flood).unwrap();
-        assert_eq!(goodbye, [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0xb]);
-        assert!(!meter.is_delivering());
-        let mut third = frame(HEADERS, END_HEADERS, 9);
-        third[HEAD - 1] = 3;
-        meter.read(&third, now).unwrap();
-        let mut reset = frame(RST_STREAM, 0, 4);
-        reset[HEAD - 1] = 3;
-        assert!(meter.is_delivering());
-        meter.read(&reset, now).unwrap();
-        assert!(!meter.is_delivering());
-    }
-
-    #[test]
-    fn a_head_that_does_not_end_is_known() {
-        let now = Instant::now();
-        let mut meter = greeted(now);
-        meter.read(&frame(HEADERS, END_STREAM, 9), now).unwrap();
-        let later = now + Duration::from_secs(1);
-        meter.read(&frame(CONTINUATION, 0, 9), later).unwrap();
-        assert_eq!(meter.heading_since(), Some(now));
-        meter.read(&frame(CONTINUATION, END_HEADERS, 9), later).unwrap();
-        assert_eq!(meter.heading_since(), None);
+        true
     }
 }

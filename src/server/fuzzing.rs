@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::frames::Meter;
+use super::meter::Meter;
 
 /// A client of HTTP/2 whose frames are weighed while time stands still.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! A connection of HTTP/2: many requests side by side, its timers, its end.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, SystemTime};
@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Context;
 use super::connection::{LINGER_BYTES, LINGER_TIME, PREFACE, reset};
-use super::frames::Meter;
 use super::io::ClientIo;
+use super::meter::Meter;
 use super::registry::{Command, Handle};
 use crate::message::{Incoming, send};
 use crate::proxy::{Client, Interims, Phase, ResponseBody};
@@ -146,7 +146,8 @@ async fn exchange(
     let interims = Arc::new(Interims::default());
     let proxy = Arc::clone(&context.live.load().proxy);
     let request = incoming(request, &interims).await;
-    let mut answer = pin!(proxy.handle(client, &interims, request));
+    // Boxed, so that it is moved no more, and gone while the body is sent.
+    let mut answer = Box::pin(proxy.handle(client, &interims, request));
     let answered = poll_fn(|task| {
         // A client that takes its request back in the very moment of its grant must not reach the
         // application.
@@ -166,6 +167,7 @@ async fn exchange(
     let Some(response) = answered.await else {
         return respond.send_reset(Reason::CANCEL);
     };
+    drop(answer);
     let (mut head, body) = response.into_parts();
     finish(&mut head.headers, &body);
     match respond.send_response(Response::from_parts(head, ()), body.is_end_stream()) {

@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::time::Instant;
 
-use super::frames::Meter;
+use super::meter::Meter;
 use crate::net::Socket;
 use crate::proxy::{Client, Phase};
 
