@@ -5,8 +5,9 @@
 //!
 //! ## Departures
 //!
-//! What hyper decides before anybody can look, and what therefore differs from the letter of the
-//! RFCs or from "as received". Each stands in a test (`tests/it/framing.rs`, `forwarding.rs`):
+//! What hyper and h2 decide before anybody can look, and what therefore differs from the letter of
+//! the RFCs or from "as received". Each stands in a test (`tests/it/framing.rs`, `forwarding.rs`,
+//! `http2_abuse.rs`):
 //!
 //! - A bare LF ends a line of a head, as RFC 9112, section 2.2, permits and nginx and HAProxy do;
 //!   it is forwarded as CR LF, so that nobody behind tidegate can read it in another way. In the
@@ -24,18 +25,15 @@
 //! - OPTIONS for an absolute target without a path is forwarded for `/` and not for `*` (RFC 9112,
 //!   section 3.2.4), as by nginx and HAProxy: for the parser of URIs both are one.
 //! - Pseudo-fields in trailers, and those of a request in a response (RFC 9113, section 8.3), are
-//!   dropped by h2 without a word. So is a field name or an HPACK block that cannot be decoded
-//!   answered with GOAWAY for the connection, and PROTOCOL_ERROR, where an error of the stream,
-//!   or COMPRESSION_ERROR, would do.
+//!   dropped by h2 without a word.
+//! - A field that cannot be decoded, or whose name or value no field may have, ends its connection
+//!   of HTTP/2, as section 5.4.1 leaves to choose; with PROTOCOL_ERROR also where HPACK is at
+//!   fault, which would be COMPRESSION_ERROR.
 //! - `Content-Length` of a 304 is dropped; that of an answer to HEAD stays.
 //! - Trailers pass only if `Trailer` names them, and to a client only if it said `TE: trailers`:
 //!   RFC 9110, section 6.5.1, lets whoever forwards a message discard them.
-//! - Interim responses other than 100 pass from HTTP/1.1 to HTTP/1.1 only: hyper can neither take
-//!   nor give them in HTTP/2. A client of HTTP/2 that waits for a 100 gets none, and goes on when
-//!   its own time for that is up (RFC 9110, section 10.1.1).
-//! - A stream of HTTP/2 that ends between the head of its answer and the end of its upload, while
-//!   the application takes no more of that (its window is shut), gives its slot back at once, but
-//!   is reset only when the window opens or the connection ends: hyper waits for nothing else.
+//! - A client that closes its sending side has left, as it has for nginx, Envoy and Go: a place in
+//!   a queue is worth more than an answer to somebody who may be gone.
 
 mod arrival;
 mod attempt;

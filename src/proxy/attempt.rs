@@ -25,6 +25,8 @@ use crate::upstream::{
 
 /// How many stale connections are passed over before a fresh one is opened.
 const MAX_STALE: usize = 4;
+/// How often a request is sent once more to an application that takes leave each time.
+const MAX_AGAIN: usize = 4;
 
 /// A request that is with the application. Dropped, it is cancelled or, if its route wants it,
 /// finished.
@@ -73,6 +75,8 @@ enum Failure {
 #[derive(Clone, Copy)]
 struct Again {
     idempotent: bool,
+    /// How often it has been.
+    times: usize,
 }
 
 /// Tries until there is an answer, or an error that another attempt would not mend.
@@ -91,11 +95,11 @@ pub(super) async fn attempts(
     let only = upgrade.map(|_| Protocol::Http1);
     let limits = Limits { response: exchange.response_timeout(plan), deadline };
     let idempotent = is_idempotent(request.method());
-    let mut retried = false;
+    let mut times = 0;
     let mut stale = 0;
     loop {
         let asked = Instant::now();
-        let leased = if stale < MAX_STALE && !retried {
+        let leased = if stale < MAX_STALE && times == 0 {
             way.pool.lease(shard, only, permit).await
         } else {
             way.pool.fresh(shard, only, permit).await
@@ -121,8 +125,8 @@ pub(super) async fn attempts(
         let may_be_refused = lease.reused() || lease.protocol() == Protocol::Http2;
         // Only the application can say that it did not look at one that is not idempotent.
         let repeatable = upload.is_none() && (idempotent || lease.protocol() == Protocol::Http2);
-        let copy = (repeatable && !retried && may_be_refused).then(|| copy_of(&request));
-        let again = copy.as_ref().map(|_| Again { idempotent });
+        let copy = (repeatable && times < MAX_AGAIN && may_be_refused).then(|| copy_of(&request));
+        let again = copy.as_ref().map(|_| Again { idempotent, times });
         match attempt(lease, request, hearers.hearer(), &upload, plan, again, limits).await {
             Ok(answered) => {
                 backend.note(Ok(()));
@@ -139,7 +143,7 @@ pub(super) async fn attempts(
             Err(Failure::Lost(back)) => {
                 let Some(copy) = copy else { return Err(UpstreamError::ConnectionTerminated) };
                 exchange.retried();
-                (request, permit, retried) = (copy, back, true);
+                (request, permit, times) = (copy, back, times + 1);
             }
             Err(Failure::Final(error)) => return Err(error),
         }
@@ -210,15 +214,17 @@ fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
 
 impl Again {
     /// Whether the application cannot have begun to answer: a connection that had served before was
-    /// closed meanwhile, or the application says so itself (RFC 9113, section 8.7).
+    /// closed meanwhile, or the application says so itself (RFC 9113, section 8.7). One that takes
+    /// leave after few requests may do so several times, since others are quicker to a new
+    /// connection; one that refuses is perhaps busy, and asked but once more.
     fn is_worth_it(self, lease: &Lease<Permit>, loss: Loss) -> bool {
-        match lease.protocol() {
-            Protocol::Http1 => self.idempotent && !lease.answered(),
-            Protocol::Http2 => match loss {
-                Loss::Unprocessed => true,
-                Loss::Gone => self.idempotent && lease.reused(),
-                Loss::Other => false,
-            },
+        let first = self.times == 0;
+        match (lease.protocol(), loss) {
+            (Protocol::Http1, _) => first && self.idempotent && !lease.answered(),
+            (Protocol::Http2, Loss::TookLeave) => true,
+            (Protocol::Http2, Loss::Refused) => first,
+            (Protocol::Http2, Loss::Gone) => first && self.idempotent && lease.reused(),
+            (Protocol::Http2, Loss::Other) => false,
         }
     }
 }

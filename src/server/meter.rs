@@ -159,6 +159,10 @@ impl Meter {
         if !frame.is_of_right_length() {
             return Err(Offence::Length);
         }
+        // Within a head there may be nothing else at all, and h2 knows that.
+        if matches!(frame.kind, DATA | HEADERS) && self.heading.is_none() {
+            self.uploads.came(frame, self.latest)?;
+        }
         match frame.kind {
             HEADERS | CONTINUATION => {
                 let since = self.heading.unwrap_or(now);
@@ -169,9 +173,6 @@ impl Meter {
                 self.uploads.ended(frame.stream);
             }
             _ => {}
-        }
-        if matches!(frame.kind, DATA | HEADERS) {
-            self.uploads.came(frame, self.latest)?;
         }
         if frame.kind == HEADERS && frame.stream > self.latest {
             self.latest = frame.stream;

@@ -144,7 +144,8 @@ impl UpstreamError {
     pub(super) fn streaming(error: &h2::Error) -> UpstreamError {
         match error.get_io() {
             Some(error) => UpstreamError::handshaking(error),
-            None if error.is_library() => UpstreamError::HttpProtocolError,
+            // Found here, and not said by the application.
+            None if !error.is_remote() => UpstreamError::HttpProtocolError,
             None => UpstreamError::ConnectionTerminated,
         }
     }

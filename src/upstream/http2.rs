@@ -12,8 +12,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::Reason;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
@@ -201,6 +202,10 @@ async fn heard<F: Hearer>(
     poll_fn(|task| {
         while let Poll::Ready(Some(interim)) = response.poll_informational(task) {
             let interim = interim?;
+            if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // RFC 9113, section 8.6: there is no such thing.
+                return Poll::Ready(Err(Reason::PROTOCOL_ERROR.into()));
+            }
             if let Some(hear) = &hear {
                 hear(interim.status(), interim.headers());
             }

@@ -52,8 +52,10 @@ pub enum Unanswered {
 /// What a failed exchange says of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// The application says that it did not look at it (RFC 9113, section 8.7).
-    Unprocessed,
+    /// The application took leave before it looked at it (RFC 9113, sections 6.8 and 8.7).
+    TookLeave,
+    /// The application says that it did not look at it.
+    Refused,
     /// The connection is gone without a word.
     Gone,
     /// Anything else.
@@ -183,8 +185,10 @@ impl From<h2::Error> for Unanswered {
         let took_leave =
             error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
         let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        let loss = if took_leave || refused {
-            Loss::Unprocessed
+        let loss = if took_leave {
+            Loss::TookLeave
+        } else if refused {
+            Loss::Refused
         } else if error.is_io() && failure == UpstreamError::ConnectionTerminated {
             // TLS would say why.
             Loss::Gone

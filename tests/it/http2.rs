@@ -4,7 +4,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::client::ResponseFuture;
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderValue, TE, VIA};
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, Method, Request, Response};
 
 use crate::support::http2::{H2App, H2Call, H2Client, H2c, before, read, request, rest};
 use crate::support::{App, Tide, soon};
@@ -257,7 +257,7 @@ async fn a_request_of_http1_reaches_an_application_of_http2() {
     assert_eq!(head.headers[VIA], "1.1 tidegate");
     assert_eq!(head.headers.get("transfer-encoding"), None);
     assert_eq!(rest(&mut body).await.unwrap().0, b"one");
-    let mut stream = call.respond.send_response(http::Response::new(()), false).unwrap();
+    let mut stream = call.respond.send_response(Response::new(()), false).unwrap();
     stream.send_data(Bytes::from_static(b"two"), true).unwrap();
     let response = client.response().await;
     assert_eq!((response.status(), &response.body[..]), (200, &b"two"[..]));
@@ -284,7 +284,7 @@ async fn trailers_pass_both_ways() {
     assert_eq!(request.headers()[TE], "trailers");
     let (bytes, up) = rest(request.body_mut()).await.unwrap();
     assert_eq!((&bytes[..], up.as_ref().unwrap().len()), (&b"ping"[..], 1), "{up:?}");
-    let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+    let mut stream = respond.send_response(Response::new(()), false).unwrap();
     stream.send_data(Bytes::from_static(b"pong"), false).unwrap();
     stream.send_trailers(trailers("grpc-status")).unwrap();
     let response = read(response).await.unwrap();
@@ -354,6 +354,46 @@ async fn a_connection_that_takes_leave_is_not_used_again_and_nothing_is_lost() {
     }
     call.answer("first");
     assert_eq!(read(first).await.unwrap().body, b"first");
+    tide.at_rest().await;
+}
+
+#[tokio::test]
+async fn an_application_may_take_leave_several_times_before_it_looks_at_a_request() {
+    // A frame is its length, its kind, its flags, its stream and its payload.
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const GOAWAY: &[u8] = &[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    const OK: &[u8] = &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+    let app = App::start().await;
+    let address = app.address;
+    let tide = Tide::connecting(address, "", &|_| Box::new(H2c(address)));
+    let mut client = H2Client::connect(tide.address).await;
+    let (response, _) = client.send(post("/"), true).await;
+    let mut conns = Vec::new();
+    for time in 0..5 {
+        let mut conn = app.accept().await;
+        conn.send(SETTINGS).await;
+        // Its HEADERS have come: the name :authority, and a value for it.
+        while conn.exactly(1).await != *b"\x41" {}
+        conn.send(if time < 4 { GOAWAY } else { OK }).await;
+        conns.push(conn);
+    }
+    assert_eq!(read(response).await.unwrap().status, 200);
+    let metrics = tide.at_rest().await;
+    assert_eq!(metrics.sum("tidegate_upstream_retries_total", &[]), 4.0);
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_is_no_answer_of_http2() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let response = client.get("/").await;
+    let mut call = app.call().await;
+    let switching = Response::builder().status(101).body(()).unwrap();
+    call.respond.send_informational(switching).unwrap();
+    assert_eq!(read(response).await.unwrap().status, 502);
+    let end = std::future::poll_fn(|task| call.respond.poll_reset(task));
+    soon("a reset", end).await.unwrap();
     tide.at_rest().await;
 }
 
