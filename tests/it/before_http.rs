@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::certificates::Certificates;
-use crate::support::{App, Echo, Tide, Wire, acceptor, soon};
+use crate::support::{App, Echo, Tide, Wire, acceptor, soon, tls};
 
 const ASK: &str = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
@@ -67,10 +67,6 @@ async fn comes(stream: &mut (impl AsyncReadExt + Unpin), bytes: &str) {
     let mut came = vec![0; bytes.len()];
     soon(bytes, stream.read_exact(&mut came)).await.unwrap();
     assert_eq!(String::from_utf8_lossy(&came), bytes);
-}
-
-fn tls(pair: &(PathBuf, PathBuf), more: &str) -> String {
-    format!("[server.tls]\ncert = {:?}\nkey = {:?}\n{more}", pair.0, pair.1)
 }
 
 // === clients ===

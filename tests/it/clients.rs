@@ -2,14 +2,15 @@
 //!
 //! Python is the one of `target/tools/venv`, into which `.ci/run` installs the packages.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use crate::support::certificates::Certificates;
 use crate::support::http2::H2c;
-use crate::support::{Tide, soon};
+use crate::support::{App, Tide, soon, tls};
 
 /// A script that runs until its test ends.
 struct Script {
@@ -88,11 +89,32 @@ async fn websockets_of_python() {
 async fn websockets_of_a_browser() {
     let mut app = python("websocket_peer.py", &["serve"]);
     let tide = Tide::before(([127, 0, 0, 1], app.port().await).into(), "");
-    let profile = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("chromium-profile");
-    let page = format!("http://{}/page", tide.address);
-    let profile = format!("--user-data-dir={}", profile.display());
-    let arguments =
-        ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", &profile, &page];
-    let _browser = run(PathBuf::from("/usr/bin/chromium"), &arguments);
+    let _browser = chromium("websockets", &format!("http://{}/page", tide.address));
     assert_eq!(app.line().await, "closed 1000 after 3 and 200000");
+}
+
+/// Browsers heed them over HTTP/2 alone.
+#[tokio::test]
+#[ignore = "needs chromium"]
+async fn early_hints_reach_a_browser_before_its_page() {
+    let certificates = Certificates::new();
+    let pair = certificates.pair("a", &["localhost"], 2099);
+    let app = App::start().await;
+    let tide = Tide::before(app.address, &tls(&pair, ""));
+    let _browser = chromium("hints", &format!("https://{}/page", tide.address));
+    let mut page = app.accept().await;
+    assert_eq!(page.head().await.line, "GET /page HTTP/1.1");
+    page.send("HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\n\r\n")
+        .await;
+    // Asked for although nothing of the page has come.
+    assert_eq!(app.accept().await.head().await.line, "GET /style.css HTTP/1.1");
+}
+
+/// Shows a page in a browser of its own.
+fn chromium(profile: &str, page: &str) -> Script {
+    let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("chromium-{profile}"));
+    let profile = format!("--user-data-dir={}", profile.display());
+    let mut arguments = vec!["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"];
+    arguments.extend(["--ignore-certificate-errors", &profile, page]);
+    run(PathBuf::from("/usr/bin/chromium"), &arguments)
 }

@@ -17,6 +17,7 @@ mod wire;
 use std::fmt::Debug;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tidegate::config::{self, Overrides, Upstream};
@@ -31,6 +32,11 @@ pub use wire::{End, Message, Wire};
 
 /// How long anything may take that must happen.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The configuration of TLS with clients, by a certificate and its key.
+pub fn tls(pair: &(PathBuf, PathBuf), more: &str) -> String {
+    format!("[server.tls]\ncert = {:?}\nkey = {:?}\n{more}", pair.0, pair.1)
+}
 
 /// Waits for what must happen.
 pub async fn soon<F: Future>(what: impl Debug, future: F) -> F::Output {
