@@ -35,15 +35,15 @@ enum Kind {
 /// A body that comes on a stream of HTTP/2.
 struct Inflow {
     stream: RecvStream,
-    /// Came before anybody asked for it.
-    begun: Option<Bytes>,
+    /// Came before anybody wanted it.
+    begun: Option<Result<Bytes, h2::Error>>,
     /// All data have come; trailers may follow.
     data_ended: bool,
     ended: bool,
     /// What of the announced length is to come.
     left: Option<u64>,
     /// Asks for the body, once, when it is wanted and has not begun.
-    asking: Option<Box<dyn FnOnce() + Send>>,
+    ask: Option<Box<dyn FnOnce() + Send>>,
     /// What goes the other way on the same stream, and ends with this.
     upload: Option<Outgoing>,
 }
@@ -95,7 +95,7 @@ impl Incoming {
             data_ended: false,
             ended: false,
             left: announced(fields),
-            asking: None,
+            ask: None,
             upload: None,
         })))
     }
@@ -109,22 +109,23 @@ impl Incoming {
         self
     }
 
-    /// Calls `asking` when somebody wants the body, unless it has begun to come by itself.
-    pub fn ask_with(&mut self, task: &mut Context<'_>, asking: impl FnOnce() + Send + 'static) {
-        let Kind::Http2(inflow) = &mut self.0 else { return };
-        match inflow.stream.poll_data(task) {
-            Poll::Ready(Some(Ok(data))) => inflow.begun = Some(data),
-            Poll::Ready(None) => inflow.data_ended = true,
-            // The stream is no more, which is found out soon enough.
-            Poll::Ready(Some(Err(_))) => {}
-            Poll::Pending => inflow.asking = Some(Box::new(asking)),
+    /// Calls `ask` when somebody wants the body and it has not begun to come by itself. In HTTP/1
+    /// hyper does so.
+    #[must_use]
+    pub fn asking(mut self, ask: impl FnOnce() + Send + 'static) -> Incoming {
+        if let Kind::Http2(inflow) = &mut self.0 {
+            inflow.ask = Some(Box::new(ask));
         }
+        self
     }
 
-    /// Whether some of the body is known to have come.
-    #[must_use]
-    pub fn has_begun(&self) -> bool {
-        matches!(&self.0, Kind::Http2(inflow) if inflow.begun.is_some())
+    /// Ready once some of the body, or its end, has come; never in HTTP/1, where it is not read
+    /// before it is wanted.
+    pub fn poll_begun(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Kind::Http1(_) => Poll::Pending,
+            Kind::Http2(inflow) => inflow.poll_begun(task),
+        }
     }
 }
 
@@ -176,18 +177,27 @@ impl Inflow {
         self.ended || self.begun.is_none() && self.stream.is_end_stream()
     }
 
+    fn poll_begun(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if self.begun.is_none() && !self.data_ended {
+            match ready!(self.stream.poll_data(task)) {
+                Some(data) => self.begun = Some(data),
+                None => self.data_ended = true,
+            }
+        }
+        Poll::Ready(())
+    }
+
     fn poll_frame(&mut self, task: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         if self.ended {
             return Poll::Ready(None);
         }
         if !self.data_ended {
             let data = match self.begun.take() {
-                Some(data) => Poll::Ready(Some(Ok(data))),
+                Some(data) => Poll::Ready(Some(data)),
                 None => self.stream.poll_data(task),
             };
-            if data.is_pending()
-                && let Some(ask) = self.asking.take()
-            {
+            let ask = self.ask.take();
+            if let (Poll::Pending, Some(ask)) = (&data, ask) {
                 ask();
             }
             match ready!(data) {

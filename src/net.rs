@@ -140,6 +140,24 @@ impl Socket {
         peeked.is_ok_and(|bytes| bytes > 0)
     }
 
+    /// Resolves once bytes are there to be read, or the other end has closed. Others may wait for
+    /// the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is read; dropping the future loses nothing.
+    pub async fn readable(&self) {
+        loop {
+            let Ok(ready) = self.ready(Interest::READABLE).await else { return };
+            if ready.is_read_closed() || self.has_unread() {
+                return;
+            }
+            // What the runtime knew was old.
+            let again = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+            let _ = self.try_io(Interest::READABLE, again);
+        }
+    }
+
     /// Writes what fits.
     ///
     /// # Errors

@@ -119,6 +119,18 @@ impl Client {
         self.socket.hung_up().await;
     }
 
+    /// Resolves when more comes from a client of HTTP/1, which hyper does not read as long as
+    /// nobody wants it; never on a connection of HTTP/2, where streams have their own.
+    pub(super) fn sends(&self) -> impl Future<Output = ()> + Send + use<> {
+        let socket = (!self.activity.is_multiplexed()).then(|| Arc::clone(&self.socket));
+        async move {
+            match socket {
+                Some(socket) => socket.readable().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// The connection is to carry a tunnel once its present response is written.
     pub(super) fn give_tunnel(&self, tunnel: Tunnel) {
         *self.tunnel() = Some(tunnel);

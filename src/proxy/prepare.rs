@@ -77,7 +77,7 @@ pub(super) fn prepare(
     }
     parts.extensions.clear();
     // Who has begun to send it does not wait to be asked for it.
-    let held = expects && !client.activity.has_more() && !body.has_begun();
+    let held = (expects && !client.activity.has_more()).then(|| client.sends());
     let sent = match &upload {
         Some(upload) => {
             let lingers = client.activity.is_multiplexed();

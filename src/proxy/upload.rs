@@ -43,8 +43,11 @@ pub(super) struct UploadBody {
     idle: IdleTimer,
     late: LazyTimer,
     /// Holds the body back until the application has asked for it.
-    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    held: Option<Held>,
 }
+
+/// The wait of a body until it is wanted.
+type Held = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How far a request's body has come; outlives the body, which hyper owns.
 #[derive(Debug)]
@@ -78,19 +81,26 @@ pub(super) enum UploadState {
 // === impl UploadBody ===
 
 impl UploadBody {
-    /// `held`: wait for the application's 100 before reading.
+    /// `held`: wait for the application's 100 before reading, or for the client, which sends
+    /// without being asked once this resolves.
     pub(super) fn new(
         incoming: Incoming,
         upload: &Arc<Upload>,
         idle: Option<Duration>,
-        held: bool,
+        held: Option<impl Future<Output = ()> + Send + 'static>,
         lingers: bool,
         nominated: Nominated,
     ) -> UploadBody {
         let wanted = Arc::clone(upload);
-        let wait = async move {
-            let _ = tokio::time::timeout(CONTINUE_TIMEOUT, wanted.wait_until_asked()).await;
-        };
+        let held = held.map(|sends| {
+            Box::pin(async move {
+                tokio::select! {
+                    () = wanted.wait_until_asked() => {}
+                    () = sends => {}
+                    () = tokio::time::sleep(CONTINUE_TIMEOUT) => {}
+                }
+            }) as Held
+        });
         UploadBody {
             incoming: Some(incoming),
             lingers,
@@ -98,7 +108,7 @@ impl UploadBody {
             upload: Arc::clone(upload),
             idle: IdleTimer::new(idle),
             late: LazyTimer::default(),
-            held: held.then(|| Box::pin(wait) as Pin<Box<dyn Future<Output = ()> + Send>>),
+            held,
         }
     }
 }
@@ -112,11 +122,13 @@ impl Body for UploadBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         if let Some(held) = &mut this.held {
-            ready!(held.as_mut().poll(context));
+            if incoming.poll_begun(context).is_pending() {
+                ready!(held.as_mut().poll(context));
+            }
             this.held = None;
         }
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         match Pin::new(&mut *incoming).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.idle.progress();

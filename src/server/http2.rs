@@ -145,7 +145,7 @@ async fn exchange(
 ) {
     let interims = Arc::new(Interims::default());
     let proxy = Arc::clone(&context.live.load().proxy);
-    let request = incoming(request, &interims).await;
+    let request = incoming(request, &interims);
     // Boxed, so that it is moved no more, and gone while the body is sent.
     let mut answer = Box::pin(proxy.handle(client, &interims, request));
     let answered = poll_fn(|task| {
@@ -185,19 +185,12 @@ async fn exchange(
 
 /// The request as the proxy takes it. Who waits to be asked for its body is, once somebody wants
 /// it.
-async fn incoming(request: Request<RecvStream>, interims: &Arc<Interims>) -> Request<Incoming> {
+fn incoming(request: Request<RecvStream>, interims: &Arc<Interims>) -> Request<Incoming> {
     let (head, stream) = request.into_parts();
     let mut body = Incoming::streamed(stream, &head.headers);
-    if head.headers.contains_key(EXPECT) && !body.is_end_stream() {
+    if head.headers.contains_key(EXPECT) {
         let interims = Arc::clone(interims);
-        let mut ask = Some(move || interims.ask_for_body());
-        poll_fn(|task| {
-            if let Some(ask) = ask.take() {
-                body.ask_with(task, ask);
-            }
-            Poll::Ready(())
-        })
-        .await;
+        body = body.asking(move || interims.ask_for_body());
     }
     Request::from_parts(head, body)
 }

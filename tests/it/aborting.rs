@@ -53,7 +53,7 @@ async fn leave(mut client: Wire, way: Leave) -> Option<Wire> {
 
 #[tokio::test]
 async fn who_leaves_the_queue_never_reaches_the_application() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, ONE);
     let mut first = get(&tide, "/first").await;
     let mut conn = app.accept().await;
@@ -108,7 +108,7 @@ async fn who_leaves_the_queue_never_reaches_the_application() {
 
 #[tokio::test]
 async fn urgent_data_is_no_end() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, ONE);
     let mut first = get(&tide, "/first").await;
     let mut conn = app.accept().await;
@@ -356,7 +356,7 @@ const FINISH: &str = "[server]\nworkers = 1\n[upstream]\nmax_in_flight = 1\n\
 
 #[tokio::test]
 async fn finish_holds_the_slot_until_the_application_is_done() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, FINISH);
     let first = get(&tide, "/gone").await;
     let mut conn = app.accept().await;

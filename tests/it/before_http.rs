@@ -270,7 +270,7 @@ async fn trusted_proxies_say_for_whom_they_speak() {
 
 #[tokio::test]
 async fn without_a_header_a_trusted_proxy_is_not_served() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = proxied(&app, "header_timeout = \"50ms\"\n");
     for bytes in [ASK, "PROXY TCP4 1.2.3.4\r\n", "PROXY ", "PROXY TCP4 192.0.2.7 10.0.0.1 x 80\r\n"]
     {

@@ -51,6 +51,24 @@ async fn or_after_a_second() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_wait_any_longer_is_not_held_back() {
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "");
+    let mut client = tide.client().await;
+    client.send(EXPECTING).await;
+    let mut conn = app.accept().await;
+    conn.head().await;
+    let started = Instant::now();
+    client.send("body").await;
+    assert_eq!(conn.exactly(4).await, b"body");
+    assert!(started.elapsed() < Duration::from_millis(900), "the wait for a 100");
+    conn.send(OK).await;
+    assert_eq!(client.response().await.status(), 100);
+    assert_eq!(client.response().await.status(), 200);
+    tide.at_rest().await;
+}
+
+#[tokio::test]
 async fn an_application_that_says_no_gets_no_body() {
     let app = App::start().await;
     let tide = Tide::before(app.address, "");
@@ -77,7 +95,7 @@ async fn an_application_that_says_no_gets_no_body() {
 
 #[tokio::test]
 async fn a_rejected_upload_is_never_asked_for() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide =
         Tide::before(app.address, "[upstream]\nmax_in_flight = 1\n[defaults]\nmax_queue = 0\n");
     let mut first = tide.client().await;

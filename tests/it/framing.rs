@@ -29,7 +29,7 @@ async fn refused(tide: &Tide, app: &App, bytes: &[u8]) -> (u16, End) {
 #[tokio::test]
 async fn heads_that_are_not_clean_never_reach_the_application() {
     let mut wrong = Vec::new();
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for (expected, bytes) in [
         // Lengths.
@@ -134,7 +134,7 @@ async fn heads_that_are_not_clean_never_reach_the_application() {
 
 #[tokio::test]
 async fn lengths_beside_codings_are_dropped_and_the_connection_ends() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for order in [
         "Content-Length: 3\r\nTransfer-Encoding: chunked",
@@ -158,7 +158,7 @@ async fn lengths_beside_codings_are_dropped_and_the_connection_ends() {
 
 #[tokio::test]
 async fn equal_lengths_become_one() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut client = tide.client().await;
     client
@@ -171,7 +171,7 @@ async fn equal_lengths_become_one() {
 
 #[tokio::test]
 async fn broken_chunks_are_the_clients_fault() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for chunks in [
         "x\r\n",
@@ -205,7 +205,7 @@ async fn broken_chunks_are_the_clients_fault() {
 /// Extensions end here; what hyper lets pass besides is pinned.
 #[tokio::test]
 async fn chunks_are_framed_anew() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for chunks in [
         "3;a=b;c=\"d\"\r\nabc\r\n0;x\r\n\r\n",
@@ -227,7 +227,7 @@ async fn chunks_are_framed_anew() {
 
 #[tokio::test]
 async fn requests_in_one_packet_are_answered_in_order() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut client = tide.client().await;
     client
@@ -255,7 +255,7 @@ async fn requests_in_one_packet_are_answered_in_order() {
 
 #[tokio::test]
 async fn heads_are_bounded_to_the_byte() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "[server]\nmax_header_bytes = \"8KiB\"\n");
     let head = |size: usize| {
         let start = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
@@ -284,7 +284,7 @@ async fn heads_are_bounded_to_the_byte() {
 
 #[tokio::test]
 async fn heads_are_bounded_to_the_byte_by_default() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let head = |size: usize| {
         let start = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
@@ -300,7 +300,7 @@ async fn heads_are_bounded_to_the_byte_by_default() {
 
 #[tokio::test]
 async fn long_targets_and_many_fields_are_refused() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "[server]\nmax_header_bytes = \"256KiB\"\n");
     let long = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(70_000));
     assert_eq!(refused(&tide, &app, long.as_bytes()).await, (414, End::Closed));
@@ -334,7 +334,7 @@ async fn long_targets_and_many_fields_are_refused() {
 /// Departures that `src/proxy.rs` lists: hyper has repaired these before anybody can look.
 #[tokio::test]
 async fn bare_line_feeds_and_fragments_are_repaired() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for bytes in [
         "GET /x HTTP/1.1\nHost: a\nX: 1\n\n",
@@ -351,7 +351,7 @@ async fn bare_line_feeds_and_fragments_are_repaired() {
 
 #[tokio::test]
 async fn answers_that_are_not_clean_become_502() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut expected = 0.0;
     for answer in [
@@ -410,7 +410,7 @@ async fn answers_that_are_not_clean_become_502() {
 
 #[tokio::test]
 async fn equal_lengths_of_an_answer_become_one() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for lengths in [
         "Content-Length: 5\r\nContent-Length: 5",
@@ -429,7 +429,7 @@ async fn equal_lengths_of_an_answer_become_one() {
 
 #[tokio::test]
 async fn answers_with_too_large_a_head_become_502() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let many: String = (0..200).map(|i| format!("X-{i}: {i}\r\n")).collect();
     for fields in [format!("X: {}\r\n", "x".repeat(300_000)), many] {
@@ -453,7 +453,7 @@ async fn answers_with_too_large_a_head_become_502() {
 
 #[tokio::test]
 async fn answers_that_break_off_are_seen_to_be_broken() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut count = 0.0;
     for answer in [
@@ -499,7 +499,7 @@ async fn answers_that_break_off_are_seen_to_be_broken() {
 /// To a client of HTTP/1.0 the end of the connection is the end of the body, unless it is a reset.
 #[tokio::test]
 async fn answers_that_break_off_are_seen_to_be_broken_by_http_1_0() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut client = tide.client().await;
     client.send("GET / HTTP/1.0\r\n\r\n").await;
@@ -513,7 +513,7 @@ async fn answers_that_break_off_are_seen_to_be_broken_by_http_1_0() {
 
 #[tokio::test]
 async fn heads_that_break_off_become_502() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.1 103 Early Hints\r\n\r\n"] {
         for reset in [false, true] {
@@ -538,7 +538,7 @@ async fn heads_that_break_off_become_502() {
 
 #[tokio::test]
 async fn heads_that_cannot_be_read_are_counted() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "[server]\nmax_header_bytes = \"8KiB\"\n");
     let huge = format!("GET / HTTP/1.1\r\nHost: a\r\nx: {}\r\n\r\n", "x".repeat(9_000));
     for (head, status) in [("GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400), (huge.as_str(), 431)] {

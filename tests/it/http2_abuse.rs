@@ -157,7 +157,7 @@ async fn canary(tide: &Tide) {
 
 #[tokio::test]
 async fn malformed_requests_never_reach_the_application() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let changed: [&[(&str, &str)]; 18] = [
         &[(":method", "")],
@@ -366,7 +366,7 @@ async fn a_head_without_an_end_is_no_way_to_fill_memory() {
 
 #[tokio::test]
 async fn a_small_block_does_not_become_a_large_head() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut wire = connect(&tide).await;
     // One large field into the dynamic table, and then 4,000 times that entry (index 62).

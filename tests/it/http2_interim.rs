@@ -113,15 +113,26 @@ async fn who_has_begun_to_send_is_not_asked_and_not_held_back() {
     let app = App::start().await;
     let tide = Tide::before(app.address, "");
     let mut client = H2Client::connect(tide.address).await;
-    let (mut response, mut up) = client.send(expecting(), false).await;
-    up.send_data(Bytes::from_static(b"body"), true).unwrap();
-    let mut conn = app.accept().await;
-    conn.head().await;
-    let started = std::time::Instant::now();
-    assert_eq!(conn.exactly(9).await, b"4\r\nbody\r\n");
-    assert!(started.elapsed().as_millis() < 900, "the wait for a 100");
-    conn.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    assert!(next(&mut response).await.is_none());
+    for at_once in [true, false] {
+        let (mut response, mut up) = client.send(expecting(), false).await;
+        let started = std::time::Instant::now();
+        let send = |up: &mut h2::SendStream<Bytes>| {
+            up.send_data(Bytes::from_static(b"body"), true).unwrap();
+        };
+        if at_once {
+            send(&mut up);
+        }
+        let mut conn = app.accept().await;
+        conn.head().await;
+        if !at_once {
+            send(&mut up);
+        }
+        assert_eq!(conn.exactly(9).await, b"4\r\nbody\r\n");
+        assert!(started.elapsed().as_millis() < 900, "the wait for a 100");
+        let fields = "Content-Length: 0\r\nConnection: close";
+        conn.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n")).await;
+        assert!(next(&mut response).await.is_none());
+    }
     tide.at_rest().await;
 }
 

@@ -123,7 +123,7 @@ async fn a_failure_of_the_application_to_the_byte() {
 
 #[tokio::test]
 async fn a_rejection_is_readable_by_who_is_still_sending() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let (tide, _client, _conn) = full(&app, "").await;
     let body = vec![b'x'; 1024 * 1024];
     for framing in

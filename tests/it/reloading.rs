@@ -468,7 +468,7 @@ async fn what_waits_for_an_application_follows_the_configuration() {
 #[tokio::test]
 async fn nobody_looks_for_an_application_that_is_no_more() {
     let away = Away::new();
-    let app = App::start().await;
+    let app = App::apart().await;
     let upstream = |name: &str, address| {
         format!("[upstreams.{name}]\nurl = \"http://{address}\"\nhold = \"500ms\"\n")
     };

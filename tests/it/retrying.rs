@@ -19,7 +19,7 @@ async fn warm(app: &App) -> (Tide, Wire, Wire) {
 
 /// Sends a request on a warm connection, which reads it and then ends without an answer.
 async fn lose(request: &str, partial: &str, reset: bool) -> (App, Tide, Wire) {
-    let app = App::start().await;
+    let app = App::apart().await;
     let (tide, mut client, mut conn) = warm(&app).await;
     client.send(request).await;
     conn.head().await;
@@ -131,7 +131,7 @@ async fn requests_that_had_some_answer_are_not_sent_again() {
 
 #[tokio::test]
 async fn requests_on_a_fresh_connection_are_not_sent_again() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut client = tide.client().await;
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
@@ -146,7 +146,7 @@ async fn requests_on_a_fresh_connection_are_not_sent_again() {
 /// Nothing was written yet, so that any request may take another connection.
 #[tokio::test]
 async fn connections_that_closed_while_unused_cost_nothing() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let (tide, mut client, mut conn) = warm(&app).await;
     for round in 0..50 {
         // In the very moment of the next request, or just before.
@@ -172,7 +172,7 @@ async fn connections_that_closed_while_unused_cost_nothing() {
 
 #[tokio::test]
 async fn an_application_that_restarts_is_found_again() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let (tide, mut client, conn) = warm(&app).await;
     let address = app.address;
     drop((app, conn));

@@ -16,7 +16,7 @@ async fn get(tide: &Tide, path: &str) -> Wire {
 
 #[tokio::test]
 async fn requests_beyond_the_limit_wait_in_order_and_beyond_the_queue_are_turned_away() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(
         app.address,
         "[upstream]\nmax_in_flight = 1\n[defaults]\nmax_queue = 2\nmax_wait = \"10s\"\n",
@@ -65,7 +65,7 @@ async fn next(app: &App, conn: Wire, path: &str) -> Wire {
 
 #[tokio::test]
 async fn a_slot_is_free_only_when_the_body_has_ended() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, ONE);
     let mut first = get(&tide, "/1").await;
     let mut conn = app.accept().await;

@@ -128,7 +128,7 @@ async fn what_is_broken_behind_a_request_is_refused_after_it() {
 /// After `Connection: close`, a refusal or an answer that came too early nothing counts any more.
 #[tokio::test]
 async fn nothing_is_read_after_the_last_request() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     for first in [
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -142,9 +142,16 @@ async fn nothing_is_read_after_the_last_request() {
         client.send(first).await;
         let mut conn = app.accept().await;
         conn.head().await;
-        client.send(NEXT).await;
+        // Before the answer it would be the body, unasked for.
+        let expecting = first.contains("Expect");
+        if !expecting {
+            client.send(NEXT).await;
+        }
         conn.send(OK).await;
         assert_eq!(client.response().await.status(), 200);
+        if expecting {
+            client.send(NEXT).await;
+        }
         assert_eq!(client.end().await, End::Closed);
         assert!(client.buffer.is_empty(), "a second answer");
         app.stays_alone(Duration::from_millis(5)).await;
@@ -154,7 +161,7 @@ async fn nothing_is_read_after_the_last_request() {
 /// RFC 9110, section 7.6.2.
 #[tokio::test]
 async fn hops_are_counted() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "");
     let mut client = tide.client().await;
     client.send("OPTIONS * HTTP/1.1\r\nHost: a\r\nMax-Forwards: 10\r\n\r\n").await;

@@ -9,7 +9,7 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[tokio::test]
 async fn a_head_that_does_not_end_becomes_408() {
-    let app = App::start().await;
+    let app = App::apart().await;
     let tide = Tide::before(app.address, "[server]\nheader_timeout = \"150ms\"\n");
     for start in ["G", "\r\n", "GET / HTTP/1.1\r\nHost: a\r\n", "GET / HTTP/1.1\r\nX: "] {
         let mut client = tide.client().await;

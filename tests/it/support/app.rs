@@ -1,9 +1,9 @@
 //! The application behind the sidecar: one that answers when told, and one that answers by itself.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustls::ServerConfig;
@@ -88,7 +88,21 @@ impl Away {
 
 impl App {
     pub async fn start() -> App {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port 0 is free");
+        App::on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// At an address of its own: at the usual one its port may have been that of another test's
+    /// application, whose sidecar still looks for it.
+    pub async fn apart() -> App {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        // Elsewhere there is but one address.
+        let linux = cfg!(target_os = "linux");
+        App::on(if linux { [127, 1, high, low].into() } else { Ipv4Addr::LOCALHOST }).await
+    }
+
+    async fn on(address: Ipv4Addr) -> App {
+        let listener = TcpListener::bind((address, 0)).await.expect("port 0 is free");
         let address = listener.local_addr().expect("bound");
         App { listener, address }
     }
@@ -99,7 +113,8 @@ impl App {
         Wire::new(stream)
     }
 
-    /// Fails if the sidecar opens a connection within `time`.
+    /// Fails if the sidecar opens a connection within `time`. Of an application that is
+    /// [`apart`](App::apart).
     pub async fn stays_alone(&self, time: Duration) {
         let came = tokio::time::timeout(time, self.listener.accept()).await;
         assert!(came.is_err(), "a connection that must not be");
