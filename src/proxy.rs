@@ -20,6 +20,8 @@
 //! - The fragment of a target is dropped; what is matched and forwarded is the same, without it.
 //! - Equal lengths on several lines become one. A length beside `Transfer-Encoding: chunked` is
 //!   dropped and the connection closed after the answer (RFC 9112, section 6.1).
+//! - A head of HTTP/1 has at most 100 fields (431, 502), about as many as HAProxy (101) and Envoy
+//!   (100) take.
 //! - Field names are forwarded in lower case; an answer without `Date` gets one. A client of
 //!   HTTP/1.0 is answered in that version.
 //! - OPTIONS for an absolute target without a path is forwarded for `/` and not for `*` (RFC 9112,

@@ -257,7 +257,7 @@ impl Stage {
         }
     }
 
-    /// When to look again at a client that says nothing; now: it is no more.
+    /// When to look again at a client that says nothing; not later than now: it is no more.
     fn next_look(&mut self, client: &Client, now: Instant) -> Instant {
         match self {
             Stage::Greeting(_) => now + PING_AFTER,
@@ -280,7 +280,8 @@ impl Pulse {
 
     fn next_look(&mut self, heard: Instant, now: Instant) -> Instant {
         if let Some(asked) = self.asked {
-            return asked + PONG_WITHIN;
+            // Whatever it says is an answer.
+            return heard.max(asked) + PONG_WITHIN;
         }
         let due = heard + PING_AFTER;
         if due > now {
@@ -292,5 +293,21 @@ impl Pulse {
             self.asked = Some(now);
         }
         now + PONG_WITHIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_gone_once_it_has_not_answered_and_said_nothing_else() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut pulse = Pulse { ping_pong: None, asked: None };
+        assert_eq!(pulse.next_look(start, after(29)), after(30));
+        pulse.asked = Some(after(30));
+        assert_eq!(pulse.next_look(start, after(49)), after(50));
+        assert_eq!(pulse.next_look(after(45), after(49)), after(65));
     }
 }
