@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{Interest, ReadBuf, Ready};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -207,16 +208,16 @@ impl Socket {
         }
     }
 
-    /// Reads and throws away, until the end or so many bytes.
+    /// Reads and throws away, until the end, so many bytes, or a silence of such a length.
     ///
     /// # Errors
     ///
     /// Of the system.
-    pub async fn discard(&self, bytes: usize) -> io::Result<()> {
+    pub async fn discard(&self, bytes: usize, silence: Duration) -> io::Result<()> {
         let mut left = bytes;
         let mut buffer = vec![0; 16 * 1024];
         while left > 0 {
-            poll_fn(|task| self.poll_read_ready(task)).await?;
+            timeout(silence, poll_fn(|task| self.poll_read_ready(task))).await??;
             match self.try_read(&mut ReadBuf::new(&mut buffer), usize::MAX) {
                 Ok(0) => break,
                 Ok(read) => left = left.saturating_sub(read),

@@ -176,7 +176,7 @@ impl Proxy {
         self: Arc<Proxy>,
         client: Arc<Client>,
         interims: &Arc<Interims>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Gone> {
         let (route, target) = match screen(&request) {
             Ok(target) => (self.find(&request, &target), target),
@@ -200,7 +200,8 @@ impl Proxy {
             }
         };
         let (arrival, patience) = self.arrival(plan, lane, request.headers(), client.peer());
-        let permit = match self.admit(&client, plan, arrival, &mut exchange).await? {
+        let body = request.body_mut();
+        let permit = match self.admit(&client, plan, arrival, &mut exchange, body).await? {
             Ok(permit) => permit,
             Err(rejection) => {
                 exchange.rejected(rejection.reason);
@@ -362,6 +363,7 @@ impl Proxy {
         plan: &Plan,
         arrival: Arrival,
         exchange: &mut Exchange,
+        body: &mut Incoming,
     ) -> Result<Result<Permit, Rejection>, Gone> {
         let wait = match plan.backend.admission.enter(arrival) {
             Entry::Admitted(permit) => {
@@ -376,6 +378,7 @@ impl Proxy {
             biased;
             () = client.gone() => return Err(Gone),
             resolved = wait => resolved,
+            never = body.keep() => match never {},
         };
         exchange.waited(waited);
         Ok(result)
@@ -409,13 +412,13 @@ impl Proxy {
         refusal: Refusal,
         unread: bool,
     ) -> Response<ResponseBody> {
-        let style = &self.plans[exchange.route()].reject;
+        let plan = &self.plans[exchange.route()];
         // A stream of HTTP/2 that nobody reads ends by itself; the connection goes on.
         let close = unread && !client.activity.is_multiplexed();
         if close {
             client.activity.leave_unread();
         }
-        let mut response = respond::refusal(refusal, style, close, exchange.is_grpc());
+        let mut response = respond::refusal(refusal, &plan.reject, close, exchange.is_grpc());
         if *exchange.method() == Method::HEAD && client.activity.is_multiplexed() {
             // hyper sees to it in HTTP/1.
             let length = HeaderValue::from(response.body().len());
@@ -424,7 +427,8 @@ impl Proxy {
         }
         exchange.sent(response.body().len());
         exchange.refused(response.status().as_u16());
-        response.map(ResponseBody::whole)
+        let patience = plan.idle_body_timeout;
+        response.map(|body| ResponseBody::whole(body, patience))
     }
 
     fn forwarding(&self) -> &Forwarding {

@@ -14,7 +14,7 @@ use super::finish::{Finish, spawn_whole};
 use super::outage::Outage;
 use super::outcome;
 use super::plan::Plan;
-use super::prepare::{Outgoing, no_body, shape, shorten};
+use super::prepare::{Outgoing, shape, shorten};
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
@@ -202,7 +202,7 @@ fn is_idempotent(method: &Method) -> bool {
 
 /// The same request again; only one without a body can be copied.
 fn copy_of(request: &Request<RequestBody>) -> Box<Request<RequestBody>> {
-    let mut copy = Box::new(Request::new(no_body()));
+    let mut copy = Box::new(Request::new(RequestBody::none()));
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.version_mut() = request.version();
@@ -287,6 +287,9 @@ impl InFlight {
     /// Says how it went.
     fn note(&mut self, plan: &Plan, outcome: Outcome) {
         let (_, lease) = self.open.as_mut().expect(IN_FLIGHT);
+        if outcome == Outcome::TimedOut {
+            lease.timed_out();
+        }
         plan.note(lease.held_mut(), outcome);
     }
 

@@ -18,14 +18,18 @@ use super::respond::overdue;
 use super::upload::{Upload, UploadState};
 use crate::admission::Permit;
 use crate::gate::Outcome;
-use crate::message::Incoming;
+use crate::message::{Incoming, Source};
 use crate::telemetry::metrics::AbortStage;
 use crate::timer::IdleTimer;
 use crate::upstream::{Lease, UpstreamError};
 
 /// The body of a response on its way to the client.
 #[derive(Debug)]
-pub struct ResponseBody(Kind);
+pub struct ResponseBody {
+    kind: Kind,
+    /// How long the client may leave a part of it untaken; `None`: for ever.
+    patience: Option<Duration>,
+}
 
 #[derive(Debug)]
 enum Kind {
@@ -43,8 +47,6 @@ pub(super) struct Relay {
     /// The application broke off; said once what came before is on its way.
     failed: Option<io::Error>,
     idle: IdleTimer,
-    /// How long the client may leave a part of the body untaken; `None`: for ever.
-    patience: Option<Duration>,
 }
 
 /// What ends with the body.
@@ -76,18 +78,15 @@ pub(super) async fn first_frame(incoming: &mut Incoming) -> io::Result<Option<Fr
 // === impl ResponseBody ===
 
 impl ResponseBody {
-    /// A body that is known whole.
-    pub(super) fn whole(bytes: Bytes) -> ResponseBody {
-        ResponseBody(Kind::Whole((!bytes.is_empty()).then_some(bytes)))
+    /// A body that is known whole. `patience` bounds the silence of the client.
+    pub(super) fn whole(bytes: Bytes, patience: Option<Duration>) -> ResponseBody {
+        ResponseBody { kind: Kind::Whole((!bytes.is_empty()).then_some(bytes)), patience }
     }
 
     /// How long the client may leave a part of the body untaken; `None`: for ever.
     #[must_use]
     pub fn patience(&self) -> Option<Duration> {
-        match &self.0 {
-            Kind::Whole(_) => None,
-            Kind::Relay(relay) => relay.patience,
-        }
+        self.patience
     }
 
     /// The rest of an exchange: the body of the application's response. `idle` bounds the silence
@@ -102,12 +101,12 @@ impl ResponseBody {
             || open.exchange.is_bodiless();
         let open = Some(open);
         let idle = IdleTimer::new(idle);
-        let mut relay = Relay { open, failed: None, idle, patience };
+        let mut relay = Relay { open, failed: None, idle };
         if ended {
             relay.end();
-            return ResponseBody(Kind::Whole(None));
+            return ResponseBody::whole(Bytes::new(), patience);
         }
-        ResponseBody(Kind::Relay(Box::new(relay)))
+        ResponseBody { kind: Kind::Relay(Box::new(relay)), patience }
     }
 }
 
@@ -119,25 +118,37 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Relay(relay) => relay.poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Relay(relay) => relay.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
             Kind::Relay(relay) => relay.size_hint(),
+        }
+    }
+}
+
+impl Source for ResponseBody {
+    fn poll_waiting(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match &mut self.kind {
+            Kind::Whole(_) => Poll::Pending,
+            Kind::Relay(relay) => relay.poll_waiting(task),
         }
     }
 }
@@ -195,6 +206,19 @@ impl Relay {
                 ready!(self.idle.poll(context));
                 self.fail("fell silent", context)
             }
+        }
+    }
+
+    /// While the client takes nothing: what comes is kept, and a deadline is a deadline.
+    fn poll_waiting(&mut self, task: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let Some(open) = &mut self.open else { return Poll::Pending };
+        let _ = open.incoming.poll_keep(task);
+        match open.exchange.end() {
+            Some(end) if open.lease.poll_deadline(end, task).is_ready() => self.expire(task),
+            Some(_) | None => Poll::Pending,
         }
     }
 

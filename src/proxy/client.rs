@@ -60,7 +60,7 @@ pub struct Activity {
     goes_on: AtomicBool,
     /// Of HTTP/2: something that was asked for has not been written to its end.
     delivering: AtomicBool,
-    /// Microseconds from `origin` to the last write.
+    /// Of HTTP/2: microseconds from `origin` to the last write of a response.
     progress: AtomicU64,
     /// Of HTTP/2: microseconds from `origin` to the beginning of a head that is coming; 0: none.
     heading: AtomicU64,
@@ -277,6 +277,8 @@ impl Activity {
         if !blocked {
             if before != 0 {
                 self.blocked.store(0, Ordering::Relaxed);
+                // Who takes what it has not taken for a while is there, even if it says nothing.
+                self.heard.store(self.now(), Ordering::Relaxed);
                 if self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
                     // The end of a response was still on its way: only now is nothing going on.
                     self.enter(Phase::Idle);
@@ -302,13 +304,13 @@ impl Activity {
         self.at(self.heard.load(Ordering::Relaxed))
     }
 
-    /// Of HTTP/2: more has been written; `delivering` as before.
-    pub fn delivered(&self, delivering: bool) {
+    /// Of HTTP/2: more of what was asked for has been written.
+    pub fn delivered(&self) {
         self.progress.store(self.now(), Ordering::Relaxed);
-        self.delivers(delivering);
     }
 
-    fn delivers(&self, delivering: bool) {
+    /// Of HTTP/2: whether something that was asked for has not been written to its end.
+    pub fn delivers(&self, delivering: bool) {
         let before = self.delivering.swap(delivering, Ordering::Relaxed);
         if before && !delivering && self.phase.load(Ordering::Relaxed) == Phase::Idle as u8 {
             // As with a blocked write: only now is nothing going on.

@@ -128,7 +128,7 @@ fn switch(
     let upgrade = hyper::upgrade::on(&mut response);
     let idle = plan.tunnel_idle_timeout;
     client.give_tunnel(Tunnel { upgrade, lease, exchange, idle });
-    response.map(|_| ResponseBody::whole(Bytes::new()))
+    response.map(|_| ResponseBody::whole(Bytes::new(), None))
 }
 
 /// Who is to blame for a failed exchange: a broken upload looks like a broken upstream.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
@@ -11,7 +10,6 @@ use http::header::{
 use http::request::Parts;
 use http::{Method, Request, StatusCode, Uri, Version};
 use http_body::Body;
-use http_body_util::{BodyExt, Empty};
 use tokio::time::Instant;
 
 use super::client::Client;
@@ -82,9 +80,9 @@ pub(super) fn prepare(
         Some(upload) => {
             let lingers = client.activity.is_multiplexed();
             let idle = plan.idle_body_timeout.filter(|_| !is_grpc(fields));
-            UploadBody::new(body, upload, idle, held, lingers, nominated).boxed_unsync()
+            RequestBody::new(UploadBody::new(body, upload, idle, held, lingers, nominated))
         }
-        None => no_body(),
+        None => RequestBody::none(),
     };
     let hearers = Hearers { upload: upload.clone().filter(|_| expects), interim };
     let request = Box::new(Request::from_parts(parts, sent));
@@ -233,8 +231,4 @@ fn join_cookies(fields: &mut HeaderMap, version: Version) {
 
 fn is_expected(expect: Option<&HeaderValue>) -> bool {
     expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
-pub(super) fn no_body() -> RequestBody {
-    Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync()
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::body::{is_last, without_forbidden_trailers};
 use super::headers::Nominated;
-use crate::message::Incoming;
+use crate::message::{Incoming, Source};
 use crate::timer::{IdleTimer, LazyTimer};
 
 /// How long a body waits for the application's 100 (RFC 9110, section 10.1.1: "not indefinitely").
@@ -124,7 +124,7 @@ impl Body for UploadBody {
         let this = &mut *self;
         let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
         if let Some(held) = &mut this.held {
-            if incoming.poll_begun(context).is_pending() {
+            if incoming.poll_keep(context).is_pending() {
                 ready!(held.as_mut().poll(context));
             }
             this.held = None;
@@ -163,6 +163,18 @@ impl Body for UploadBody {
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Source for UploadBody {
+    fn poll_waiting(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(incoming) = &mut self.incoming {
+            let _ = incoming.poll_keep(task);
+        }
+        Poll::Pending
     }
 }
 

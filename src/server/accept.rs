@@ -10,6 +10,7 @@ use tokio::io::Interest;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::connection::LINGER_TIME;
 use super::listener::Acceptor;
 use super::registry::Place;
 use super::worker::Worker;
@@ -126,9 +127,9 @@ fn refuse(stream: Socket, refusals: &Arc<Semaphore>) {
             stream.ready(Interest::WRITABLE).await?;
             stream.try_write(TOO_MANY_CONNECTIONS)?;
             stream.shutdown_write();
-            stream.discard(REFUSED_BYTES).await
+            stream.discard(REFUSED_BYTES, LINGER_TIME).await
         };
-        let _ = timeout(Duration::from_secs(1), read_what_came).await;
+        let _ = timeout(LINGER_TIME, read_what_came).await;
     });
 }
 

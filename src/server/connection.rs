@@ -141,7 +141,7 @@ pub(super) async fn close(client: &Client, mut io: ClientIo, linger: bool) {
     let _ = timeout(LINGER_TIME, io.shutdown()).await;
     client.socket.shutdown_write();
     if linger {
-        let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES)).await;
+        let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES, LINGER_TIME)).await;
     }
 }
 
@@ -150,7 +150,7 @@ async fn hang_up(client: &Client, linger: bool) {
     client.activity.enter(Phase::Busy);
     client.socket.shutdown_write();
     if linger {
-        let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES)).await;
+        let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES, LINGER_TIME)).await;
     }
 }
 

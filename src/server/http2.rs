@@ -1,7 +1,7 @@
 //! A connection of HTTP/2: many requests side by side, its timers, its end.
 
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use http_body::Body;
 use tokio::time::{Instant, timeout};
 
 use super::Context;
-use super::connection::{LINGER_BYTES, LINGER_TIME, PREFACE, reset};
+use super::connection::{LINGER_BYTES, PREFACE, reset};
 use super::io::ClientIo;
 use super::meter::Meter;
 use super::registry::{Command, Handle};
@@ -33,6 +33,10 @@ const MAX_SEND_BUFFER: usize = 64 * 1024;
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// How long it has to answer.
 const PONG_WITHIN: Duration = Duration::from_secs(20);
+/// Who was told that there is nothing more, and does not close, may say nothing for so long...
+const SILENCE: Duration = Duration::from_secs(5);
+/// ...and is waited for so long in all.
+const LINGER_MOST: Duration = Duration::from_secs(30);
 /// How long a client has to take leave after it was told that there is nothing more.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -90,7 +94,7 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
                 ((Phase::Idle, since), Some(told)) => {
                     next = next.min(since.max(told) + FAREWELL);
                     if next <= now {
-                        return Poll::Ready(true);
+                        return Poll::Ready(false);
                     }
                 }
                 ((Phase::Idle, since), None) => {
@@ -121,7 +125,15 @@ pub(super) async fn serve(context: &Arc<Context>, handle: &Handle, mut io: Clien
     }
     drop(stage);
     client.socket.shutdown_write();
-    let _ = timeout(LINGER_TIME, client.socket.discard(LINGER_BYTES)).await;
+    // What was written last may still be on its way, and closing would destroy it: a client that
+    // is slow says so as it takes it (WINDOW_UPDATE), or closes once it has all.
+    let lingering = client.socket.discard(LINGER_BYTES, SILENCE);
+    let mut lingering = pin!(timeout(LINGER_MOST, lingering));
+    poll_fn(|task| match handle.command() {
+        Command::Cut => Poll::Ready(()),
+        Command::Run | Command::Drain => lingering.as_mut().poll(task).map(|_| ()),
+    })
+    .await;
 }
 
 /// When a client becomes hopeless that does not take what it asked for, or does not end a head.
@@ -155,7 +167,7 @@ async fn exchange(
             return Poll::Ready(None);
         }
         let answered = answer.as_mut().poll(task);
-        for said in interims.take() {
+        for said in interims.take_some() {
             if let Ok(mut interim) = Response::builder().status(said.status).body(()) {
                 *interim.headers_mut() = said.fields;
                 // Fails where the stream is no more, which is found out at once.

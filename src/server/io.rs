@@ -195,13 +195,16 @@ impl ClientIo {
     /// Reads along what was written.
     fn weigh_out<'b>(&mut self, written: usize, parts: impl Iterator<Item = &'b [u8]>) {
         let Some(meter) = &mut self.meter else { return };
-        let mut left = written;
+        let (mut left, mut of_responses) = (written, false);
         for part in parts {
             let taken = left.min(part.len());
-            meter.wrote(&part[..taken]);
+            of_responses |= meter.wrote(&part[..taken]);
             left -= taken;
         }
-        self.client.activity.delivered(meter.is_delivering());
+        if of_responses {
+            self.client.activity.delivered();
+        }
+        self.client.activity.delivers(meter.is_delivering());
     }
 
     /// Notes what has come, and reads it along where it is HTTP/2. Who sends what is of no use, or

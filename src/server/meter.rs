@@ -110,12 +110,14 @@ impl Meter {
         if self.credit < 0 { Err(Offence::Flood) } else { Ok(()) }
     }
 
-    /// More has been written.
-    pub(super) fn wrote(&mut self, mut bytes: &[u8]) {
+    /// More has been written. Says whether some of it was of responses.
+    pub(super) fn wrote(&mut self, mut bytes: &[u8]) -> bool {
         let earned = i64::try_from(bytes.len() / BYTES_PER_CREDIT).unwrap_or(MOST);
         self.add(earned);
+        let mut of_responses = false;
         loop {
-            self.outgoing.payload(&mut bytes);
+            let payload = self.outgoing.payload(&mut bytes);
+            of_responses |= !payload.is_empty() && matches!(self.outgoing.kind, DATA | HEADERS);
             let Some(frame) = self.outgoing.head(&mut bytes) else { break };
             if frame.kind == DATA {
                 self.add(PER_FRAME);
@@ -127,7 +129,9 @@ impl Meter {
             if ends || frame.kind == RST_STREAM {
                 self.closed(frame.stream);
             }
+            of_responses |= ends;
         }
+        of_responses
     }
 
     /// Whether something that was asked for is still to be delivered.

@@ -5,7 +5,6 @@
 //! gives it back when the socket is closed.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ use tokio::time::Instant;
 
 use super::connect::Connected;
 use super::lease::{Hearer, RequestBody, Unanswered};
-use super::watched::Watched;
+use super::pool::Count;
+use super::watched::{Traffic, Watched};
 use crate::message::Incoming;
 use crate::timer::LazyTimer;
 
@@ -30,13 +30,14 @@ pub(super) struct Idle<H> {
     pub(super) since: Instant,
     pub(super) address: Option<SocketAddr>,
     pub(super) timer: LazyTimer,
+    /// How often bytes had come when the exchange began.
+    reads: u64,
     shared: Arc<Shared<H>>,
 }
 
 /// What the user and the task of a connection share.
 struct Shared<H> {
-    /// Bytes have come since the exchange began.
-    answered: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
     kill: Notify,
     end: Mutex<End<H>>,
 }
@@ -57,14 +58,15 @@ impl<H: Send + 'static> Idle<H> {
     /// Starts HTTP/1.1 on a fresh connection. `token` is dropped when the socket is closed.
     pub(super) async fn start<T: Send + Unpin + 'static>(
         connected: Connected,
+        count: &Arc<Count>,
         token: T,
     ) -> hyper::Result<Idle<H>> {
         let shared = Arc::new(Shared {
-            answered: Arc::default(),
+            traffic: Traffic::new(count),
             kill: Notify::new(),
             end: Mutex::new(End::Open),
         });
-        let watched = Watched::new(connected.stream, Arc::clone(&shared.answered), token);
+        let watched = Watched::new(connected.stream, Arc::clone(&shared.traffic), token);
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_RESPONSE_HEAD)
             .max_header_size(MAX_RESPONSE_HEAD)
@@ -72,7 +74,7 @@ impl<H: Send + 'static> Idle<H> {
             .await?;
         tokio::spawn(drive(connection, Arc::clone(&shared)));
         let (since, timer) = (Instant::now(), LazyTimer::default());
-        Ok(Idle { sender, since, address: connected.address, timer, shared })
+        Ok(Idle { sender, since, address: connected.address, timer, reads: 0, shared })
     }
 
     /// Waits until the connection can take a request; `false` if it closed or took too long.
@@ -96,13 +98,13 @@ impl<H: Send + 'static> Idle<H> {
     }
 
     /// Takes the connection into use: nothing has come yet.
-    pub(super) fn begin(&self) {
-        self.shared.answered.store(false, Ordering::Relaxed);
+    pub(super) fn begin(&mut self) {
+        self.reads = self.shared.traffic.reads();
     }
 
     /// Whether anything has come back since the exchange began.
     pub(super) fn answered(&self) -> bool {
-        self.shared.answered.load(Ordering::Relaxed)
+        self.shared.traffic.reads() != self.reads
     }
 
     /// Closes the connection in the middle of an exchange. What was held for it comes back when the

@@ -22,9 +22,9 @@ use tokio::time::Instant;
 use super::connect::Connected;
 use super::lease::{RequestBody, Unanswered};
 use super::pool::Count;
-use super::watched::Watched;
+use super::watched::{Traffic, Watched};
 use super::{Hearer, UpstreamError};
-use crate::message::{Incoming, Outgoing};
+use crate::message::{Incoming, Upload};
 
 /// What one response may send ahead of its client, in bytes. The connection's window is as large as
 /// that of all its streams together, so that a client that does not read stalls nobody else's.
@@ -35,6 +35,16 @@ const MAX_STREAMS: u32 = 256;
 const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 /// What of a request's body may wait to be written, in bytes.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// What small frames may take beyond their bytes while they wait, in bytes: those of many clients
+/// of HTTP/1 that read slowly. Beyond it h2 ends the connection.
+const FRAME_BUDGET: usize = 64 * 1024 * 1024;
+/// So many streams that were taken back are remembered for a second, and what the application still
+/// sends on them is its right. Beyond that h2 resets them again, which is no offence either: an
+/// application that is late is not to lose its connection, and everybody's streams with it.
+const RESET_STREAMS: usize = 8 * MAX_STREAMS as usize;
+/// An application that has not read for so long gets no more requests on the same connection: h2
+/// would keep them, and the notice that they were taken back, as long as it does not read.
+const STUCK: Duration = Duration::from_millis(100);
 /// Stands for the application's bound on streams until it has told it.
 const UNTOLD: u32 = 0x7fff_fffe;
 
@@ -43,6 +53,7 @@ pub(super) struct Multiplexed {
     sender: SendRequest<Bytes>,
     streams: AtomicU32,
     told: Arc<Told>,
+    traffic: Arc<Traffic>,
     /// Takes no new streams.
     retired: AtomicBool,
     origin: Instant,
@@ -60,7 +71,11 @@ struct Told {
 }
 
 /// One stream's place in a connection.
-pub(super) struct Stream(Arc<Multiplexed>);
+pub(super) struct Stream {
+    connection: Arc<Multiplexed>,
+    /// How often bytes had come when its request was sent.
+    reads: u64,
+}
 
 // === impl Multiplexed ===
 
@@ -72,13 +87,17 @@ impl Multiplexed {
         count: Arc<Count>,
         token: T,
     ) -> Result<Arc<Multiplexed>, UpstreamError> {
-        let watched = Watched::new(connected.stream, Arc::default(), token);
+        let traffic = Traffic::new(&count);
+        let watched = Watched::new(connected.stream, Arc::clone(&traffic), token);
         let handshake = Builder::new()
             .initial_max_send_streams(UNTOLD as usize)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
             .max_header_list_size(MAX_RESPONSE_HEAD)
             .max_send_buffer_size(MAX_SEND_BUFFER)
+            .data_frame_budget(FRAME_BUDGET)
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            .max_local_error_reset_streams(None)
             .enable_push(false)
             .handshake(watched);
         let failed = |error: h2::Error| UpstreamError::streaming(&error);
@@ -98,6 +117,7 @@ impl Multiplexed {
             sender,
             streams: AtomicU32::new(0),
             told,
+            traffic,
             retired: AtomicBool::new(false),
             origin,
             since: AtomicU64::new(0),
@@ -108,13 +128,13 @@ impl Multiplexed {
 
     /// A place for one more stream, if there is one.
     pub(super) fn stream(self: &Arc<Multiplexed>) -> Option<Stream> {
-        if self.is_over() {
+        if self.is_over() || self.traffic.is_blocked_for(STUCK) {
             return None;
         }
         let most = self.told.max_streams.load(Ordering::Relaxed).min(MAX_STREAMS);
         let next = |streams: u32| (streams < most).then_some(streams + 1);
         let taken = self.streams.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
-        taken.is_ok().then(|| Stream(Arc::clone(self)))
+        taken.is_ok().then(|| Stream { connection: Arc::clone(self), reads: 0 })
     }
 
     /// Takes no streams any more.
@@ -159,11 +179,12 @@ async fn drive<T: Send + Unpin + 'static>(
 impl Stream {
     /// Sends a request. `hear` is told of what comes before the response.
     pub(super) fn send<F: Hearer>(
-        &self,
+        &mut self,
         request: Request<RequestBody>,
         hear: Option<F>,
     ) -> impl Future<Output = Result<Response<Incoming>, Unanswered>> + Send + use<F> {
-        let sender = self.0.sender.clone();
+        self.reads = self.connection.traffic.reads();
+        let sender = self.connection.sender.clone();
         async move {
             let Ok(mut sender) = sender.ready().await else {
                 return Err(Unanswered::Unsent(Box::new(request)));
@@ -171,7 +192,7 @@ impl Stream {
             let (head, body) = request.into_parts();
             let ended = body.is_end_stream();
             let (response, stream) = sender.send_request(Request::from_parts(head, ()), ended)?;
-            let upload = if ended { None } else { Outgoing::start(body, stream).await };
+            let upload = if ended { None } else { Upload::start(body, stream).await };
             let response = heard(response, hear).await?;
             let (head, body) = response.into_parts();
             let body = Incoming::streamed(body, &head.headers).answering(upload);
@@ -181,16 +202,25 @@ impl Stream {
 
     /// The connection takes no more requests.
     pub(super) fn retire(&self) {
-        self.0.retired.store(true, Ordering::Relaxed);
+        self.connection.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// No answer came in time. If nothing else has come either, nobody may be there any more, and
+    /// the connection takes no more requests.
+    pub(super) fn timed_out(&self) {
+        if self.connection.traffic.reads() == self.reads {
+            self.retire();
+        }
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let since = self.0.origin.elapsed().as_micros() as u64;
-        self.0.since.store(since, Ordering::Relaxed);
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
-        self.0.count.ring();
+        let connection = &self.connection;
+        let since = connection.origin.elapsed().as_micros() as u64;
+        connection.since.store(since, Ordering::Relaxed);
+        connection.streams.fetch_sub(1, Ordering::AcqRel);
+        connection.count.ring();
     }
 }
 

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
+use http_body::{Body, Frame, SizeHint};
 use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
@@ -23,11 +23,11 @@ use super::connect::Protocol;
 use super::http1::Idle;
 use super::http2::Stream;
 use super::pool::Pool;
-use crate::message::Incoming;
+use crate::message::{Incoming, Source};
 use crate::timer::LazyTimer;
 
-/// The body of a request on its way to the application.
-pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
+/// The body of a request on its way to the application; `None`: it has none.
+pub struct RequestBody(Option<Pin<Box<dyn Source + Send>>>);
 
 /// The application's answer, on its way.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Unanswered>> + Send>>;
@@ -86,13 +86,13 @@ const IN_USE: &str = "a lease that is used has not ended";
 
 impl<H: Send + 'static> Lease<H> {
     pub(super) fn new(
-        carrier: Carrier<H>,
+        mut carrier: Carrier<H>,
         pool: Arc<Pool<H>>,
         shard: usize,
         held: H,
         reused: bool,
     ) -> Lease<H> {
-        if let Carrier::Whole(idle) = &carrier {
+        if let Carrier::Whole(idle) = &mut carrier {
             idle.begin();
         }
         Lease { carrier: Some(carrier), held: Some(held), pool, shard, reused }
@@ -142,6 +142,13 @@ impl<H: Send + 'static> Lease<H> {
         }
     }
 
+    /// There was no answer in time.
+    pub fn timed_out(&self) {
+        if let Some(Carrier::Stream(stream, _)) = &self.carrier {
+            stream.timed_out();
+        }
+    }
+
     /// The exchange is over and whole: gives back what was held, and the connection to its pool.
     pub fn finish(mut self) {
         let held = self.held.take();
@@ -165,6 +172,56 @@ impl<H: Send + 'static> Lease<H> {
             stream.retire();
         }
         self.held.take().expect("a lease holds until it ends")
+    }
+}
+
+// === impl RequestBody ===
+
+impl RequestBody {
+    /// Of some request.
+    pub fn new(body: impl Source + Send + 'static) -> RequestBody {
+        RequestBody(Some(Box::pin(body)))
+    }
+
+    /// No body.
+    #[must_use]
+    pub fn none() -> RequestBody {
+        RequestBody(None)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| body.as_mut().poll_frame(task))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|body| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |body| body.size_hint())
+    }
+}
+
+impl Source for RequestBody {
+    fn poll_waiting(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.0.as_mut().map_or(Poll::Pending, |body| body.as_mut().poll_waiting(task))
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("size", &self.size_hint()).finish()
     }
 }
 

@@ -270,7 +270,7 @@ impl<H: Send + 'static> Pool<H> {
             self.multiplexes.store(multiplexes, Ordering::Relaxed);
         }
         if !multiplexes {
-            let idle = Idle::start(connected, token).await;
+            let idle = Idle::start(connected, &self.count, token).await;
             return Ok(Carrier::Whole(idle.map_err(|error| UpstreamError::exchanging(&error))?));
         }
         let shared = Multiplexed::start(connected, Arc::clone(&self.count), token).await?;

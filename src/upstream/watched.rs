@@ -3,13 +3,16 @@
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::connect::Stream;
+use super::pool::Count;
 
 /// As much is read at once. hyper's buffers grow with what a read brings, up to the longest head,
 /// and three or four of them are full while a client reads slowly: one byte more here and each of
@@ -17,22 +20,71 @@ use super::connect::Stream;
 /// much saves none.
 const MAX_READ: usize = 32 * 1024 - 1;
 
-/// Notes that bytes have come, and lets the read side tell how a connection ended: an application
-/// that answers early and closes makes writing fail while its answer waits to be read.
+/// Notes what moves, and lets the read side tell how a connection ended: an application that
+/// answers early and closes makes writing fail while its answer waits to be read.
 pub(super) struct Watched<T> {
     stream: Box<dyn Stream>,
-    answered: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
     /// Writing has failed; what is still written goes nowhere.
     deaf: bool,
     /// Goes with the socket, wherever that goes.
     _token: T,
 }
 
+/// What moves on a connection.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    origin: Instant,
+    /// How often bytes have come.
+    reads: AtomicU64,
+    /// Microseconds from `origin` to the write that waits for the application to read; 0: none
+    /// does.
+    blocked: AtomicU64,
+    /// Rung when it waits no more.
+    count: Arc<Count>,
+}
+
+// === impl Traffic ===
+
+impl Traffic {
+    /// Of a new connection, one of so many.
+    pub(super) fn new(count: &Arc<Count>) -> Arc<Traffic> {
+        Arc::new(Traffic {
+            origin: Instant::now(),
+            reads: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
+            count: Arc::clone(count),
+        })
+    }
+
+    /// How often bytes have come.
+    pub(super) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Whether a write has waited for so long.
+    pub(super) fn is_blocked_for(&self, time: Duration) -> bool {
+        let since = self.blocked.load(Ordering::Relaxed);
+        since != 0 && self.origin.elapsed() >= Duration::from_micros(since) + time
+    }
+
+    fn wrote(&self, blocked: bool) {
+        let before = self.blocked.load(Ordering::Relaxed);
+        if blocked && before == 0 {
+            let now = self.origin.elapsed().as_micros() as u64;
+            self.blocked.store(now.max(1), Ordering::Relaxed);
+        } else if !blocked && before != 0 {
+            self.blocked.store(0, Ordering::Relaxed);
+            self.count.ring();
+        }
+    }
+}
+
 // === impl Watched ===
 
 impl<T> Watched<T> {
-    pub(super) fn new(stream: Box<dyn Stream>, answered: Arc<AtomicBool>, token: T) -> Watched<T> {
-        Watched { stream, answered, deaf: false, _token: token }
+    pub(super) fn new(stream: Box<dyn Stream>, traffic: Arc<Traffic>, token: T) -> Watched<T> {
+        Watched { stream, traffic, deaf: false, _token: token }
     }
 
     /// What to say of a write of `len` bytes.
@@ -60,7 +112,7 @@ impl<T: Unpin> AsyncRead for Watched<T> {
             reading.poll(context).map_ok(|_| ())
         };
         if buf.filled().len() > before {
-            self.answered.store(true, Ordering::Relaxed);
+            self.traffic.reads.fetch_add(1, Ordering::Relaxed);
         }
         polled
     }
@@ -75,8 +127,9 @@ impl<T: Unpin> AsyncWrite for Watched<T> {
         if self.deaf {
             return Poll::Ready(Ok(buf.len()));
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, buf));
-        Poll::Ready(self.written(buf.len(), written))
+        let polled = Pin::new(&mut self.stream).poll_write(context, buf);
+        self.traffic.wrote(polled.is_pending());
+        Poll::Ready(self.written(buf.len(), ready!(polled)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -103,7 +156,8 @@ impl<T: Unpin> AsyncWrite for Watched<T> {
         if self.deaf {
             return Poll::Ready(Ok(len));
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bufs));
-        Poll::Ready(self.written(len, written))
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bufs);
+        self.traffic.wrote(polled.is_pending());
+        Poll::Ready(self.written(len, ready!(polled)))
     }
 }

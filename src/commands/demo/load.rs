@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
@@ -161,7 +160,7 @@ async fn client(pool: &Arc<Pool<()>>, target: SocketAddr, load: Load, start: Ins
 /// One attempt. Dropped in the middle, it closes its connection, as a client does that gives up.
 async fn ask(pool: &Arc<Pool<()>>, target: SocketAddr, path: &str) -> End {
     let Ok(mut lease) = pool.lease(0, None, ()).await else { return End::Failed };
-    let body: RequestBody = Empty::<Bytes>::new().map_err(|never| match never {}).boxed_unsync();
+    let body = RequestBody::none();
     let request = Request::get(path).header("host", target.to_string()).body(body);
     let Ok(request) = request else { return End::Failed };
     let Ok(response) = lease.send(request, UNHEARD).await else { return End::Failed };
