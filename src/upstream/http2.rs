@@ -37,7 +37,7 @@ const MAX_RESPONSE_HEAD: u32 = 64 * 1024;
 const MAX_SEND_BUFFER: usize = 64 * 1024;
 /// What small frames may take beyond their bytes while they wait, in bytes: those of many clients
 /// of HTTP/1 that read slowly. Beyond it h2 ends the connection.
-const FRAME_BUDGET: usize = 64 * 1024 * 1024;
+const FRAME_BUDGET: usize = 16 * 1024 * 1024;
 /// So many streams that were taken back are remembered for a second, and what the application still
 /// sends on them is its right. Beyond that h2 resets them again, which is no offence either: an
 /// application that is late is not to lose its connection, and everybody's streams with it.

@@ -533,6 +533,19 @@ async fn a_deadline_ends_a_call_that_has_begun_and_that_nobody_else_ends() {
 }
 
 #[tokio::test]
+async fn a_deadline_ends_a_call_whose_client_takes_nothing() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::with_window(tide.address, 0).await;
+    let (response, _up, _down) = begun(&mut client, &app, "50m", true).await;
+    let mut body = soon("the head", response).await.unwrap().into_body();
+    // Trailers need no window.
+    let trailers = soon("trailers", std::future::poll_fn(|task| body.poll_trailers(task))).await;
+    assert_eq!(trailers.unwrap().unwrap()["grpc-status"], "4");
+    tide.at_rest().await;
+}
+
+#[tokio::test]
 async fn a_deadline_ends_an_upload_that_the_application_does_not_take() {
     let app = H2App::start().await;
     let tide = before(&app, "");

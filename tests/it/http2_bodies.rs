@@ -7,9 +7,10 @@ use bytes::Bytes;
 use h2::Reason;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Response, StatusCode};
+use tokio::net::TcpSocket;
 
 use crate::support::http2::{H2App, H2Client, before, read, request, rest};
-use crate::support::{App, Tide, soon};
+use crate::support::{App, Tide, Wire, soon};
 
 /// Comes from the application in one piece: it is done with it at once.
 const ONE_PIECE: usize = 7_000;
@@ -32,6 +33,34 @@ async fn what_is_taken_slowly_is_delivered_after_all() {
     // Only now it is idle.
     drop(body);
     client.ended().await.unwrap();
+}
+
+/// All of it has been written, and much of it waits in the kernel, when the connection takes leave.
+#[tokio::test]
+async fn a_farewell_destroys_nothing_that_is_on_its_way() {
+    const SIZE: usize = 40_000;
+    // A frame is its length, its kind, its flags, its stream and its payload: SETTINGS and
+    // WINDOW_UPDATE with windows of 2^24, and GET / (RFC 7541, appendix A).
+    const ASK: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+        \0\0\x06\x04\0\0\0\0\0\0\x04\x01\0\0\0\0\0\x04\x08\0\0\0\0\0\x01\0\0\0\
+        \0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a";
+    let app = App::start().await;
+    let tide = Tide::before(app.address, "[server]\nidle_timeout = \"10ms\"\n");
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 * 1024).unwrap();
+    let mut wire = Wire::new(socket.connect(tide.address).await.unwrap());
+    wire.send(ASK).await;
+    let (_conn, _) = app.serve(&"x".repeat(SIZE)).await;
+    tide.until("it is done", |metrics| metrics.answered(200) == 1.0).await;
+    // Longer than a client has to take leave.
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    let mut came = 0;
+    while came < SIZE {
+        let head = wire.try_exactly(9).await.expect("all of it");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        wire.try_exactly(length).await.expect("all of it");
+        came += if head[3] == 0 { length } else { 0 };
+    }
 }
 
 #[tokio::test]
@@ -110,9 +139,10 @@ async fn a_response_without_content_has_none_whatever_comes() {
 async fn a_stream_that_is_reset_without_an_error_broke_off_too() {
     let app = H2App::start().await;
     let tide = before(&app, "");
-    for length in [None, Some("10")] {
+    for (length, uploads) in [(None, false), (Some("10"), false), (None, true)] {
         let mut client = H2Client::connect(tide.address).await;
-        let response = client.get("/").await;
+        let method = if uploads { Method::POST } else { Method::GET };
+        let (response, _up) = client.send(request(method, "/"), !uploads).await;
         let mut call = app.call().await;
         let mut head = Response::new(());
         if let Some(length) = length {

@@ -34,6 +34,7 @@ mod http2;
 mod http2_abuse;
 mod http2_bodies;
 mod http2_interim;
+mod http2_sharing;
 mod layering;
 mod learning;
 mod logging_sinks;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -39,6 +40,8 @@ pub struct H2App {
     leave: Arc<Notify>,
     /// Rung when every connection is to break.
     broken: Arc<Notify>,
+    /// How many have been accepted.
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -140,8 +143,11 @@ impl H2App {
         let leave = Arc::new(Notify::new());
         let broken = Arc::new(Notify::new());
         let bells = (Arc::clone(&leave), Arc::clone(&broken));
+        let connections = Arc::<AtomicUsize>::default();
+        let accepted = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::Relaxed);
                 let (told, (leave, broken)) = (told.clone(), bells.clone());
                 tokio::spawn(async move {
                     let mut builder = h2::server::Builder::new();
@@ -164,12 +170,17 @@ impl H2App {
                 });
             }
         });
-        H2App { address, calls: Mutex::new(calls), leave, broken, task }
+        H2App { address, calls: Mutex::new(calls), leave, broken, connections, task }
     }
 
     /// The next request.
     pub async fn call(&self) -> H2Call {
         soon("a request", async { self.calls.lock().await.recv().await }).await.expect("it runs")
+    }
+
+    /// How many connections it has accepted.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Takes leave on every connection.
