@@ -9,6 +9,7 @@
 //! that one slow reader does not end everybody's streams, what comes is taken over as long as it
 //! waits, small frames together ([`Incoming::keep`]); the window stays shut meanwhile.
 
+pub(crate) mod frames;
 mod incoming;
 mod sending;
 

@@ -7,7 +7,6 @@
 
 mod accept;
 mod connection;
-mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod greeting;

@@ -20,7 +20,7 @@ impl Weighed {
 
     /// More has come; the error code under which the connection ends, if it does.
     pub fn read(&mut self, bytes: &[u8]) -> Option<u32> {
-        self.0.read(bytes, self.1).err().map(|offence| offence as u32)
+        self.0.read(&mut bytes.to_vec(), self.1).err().map(|offence| offence as u32)
     }
 
     /// More has been written.

@@ -209,7 +209,7 @@ impl ClientIo {
 
     /// Notes what has come, and reads it along where it is HTTP/2. Who sends what is of no use, or
     /// no HTTP/2, is told so and cut off.
-    fn came(&mut self, bytes: &[u8], task: &mut Context<'_>) -> io::Result<()> {
+    fn came(&mut self, bytes: &mut [u8], task: &mut Context<'_>) -> io::Result<()> {
         let Some(meter) = &mut self.meter else {
             self.client.activity.came(bytes.ends_with(b"\r\n\r\n"));
             return Ok(());
@@ -257,8 +257,8 @@ impl AsyncRead for ClientIo {
         let this = &mut *self;
         if !this.first.is_empty() {
             let len = take(&mut this.first, buf, usize::MAX);
-            let filled = buf.filled();
-            return Poll::Ready(this.came(&filled[filled.len() - len..], task));
+            let from = buf.filled().len() - len;
+            return Poll::Ready(this.came(&mut buf.filled_mut()[from..], task));
         }
         let allowance = this.allowance();
         let polled = match &mut this.transport {
@@ -270,8 +270,8 @@ impl AsyncRead for ClientIo {
             Ok(read) => {
                 this.head += read;
                 this.client.activity.received();
-                let filled = buf.filled();
-                return Poll::Ready(this.came(&filled[filled.len() - read..], task));
+                let from = buf.filled().len() - read;
+                return Poll::Ready(this.came(&mut buf.filled_mut()[from..], task));
             }
             Err(error) => {
                 this.client.activity.end_of_input();

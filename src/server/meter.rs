@@ -6,6 +6,7 @@
 //!   use adds to it, what is of none takes from it, and time heals.
 //! - It finds frames of a wrong length, windows that are too large, and frames for streams that
 //!   their client has ended: for all of them h2 has a wrong error code.
+//! - It hides empty DATA from h2, which lets but few of them pass.
 //! - It knows which streams are open on the wire. The application is done with a response, and its
 //!   slot free, before a slow client has taken the last of it: only here is seen whether it has.
 
@@ -13,9 +14,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::frames::{
+use crate::message::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEAD, HEADERS, RST_STREAM,
-    SETTINGS, Scanner, Settings,
+    SETTINGS, Scanner, Settings, disguise,
 };
 
 /// So much of no use at once is as good as anybody's: a browser that closes many tabs.
@@ -94,15 +95,22 @@ impl Meter {
         }
     }
 
-    /// More has come.
-    pub(super) fn read(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Offence> {
+    /// More has come. What h2 would mistake for an offence is changed.
+    pub(super) fn read(&mut self, bytes: &mut [u8], now: Instant) -> Result<(), Offence> {
+        let mut end = 0;
         loop {
-            let payload = self.incoming.payload(&mut bytes);
+            let mut rest = &bytes[end..];
+            let payload = self.incoming.payload(&mut rest);
             if self.incoming.kind == SETTINGS && !self.settings.read(payload) {
                 return Err(Offence::Window);
             }
-            let Some(frame) = self.incoming.head(&mut bytes) else { break };
+            let Some(frame) = self.incoming.head(&mut rest) else { break };
+            end = bytes.len() - rest.len();
+            let among_uploads = self.heading.is_none() && self.uploads.open.contains(&frame.stream);
             self.came(frame, now)?;
+            if frame.is_vain() && among_uploads {
+                disguise(bytes, end);
+            }
         }
         if self.credit < 0 {
             self.heal(now);
@@ -262,8 +270,8 @@ impl Uploads {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frames::{MAX_WINDOW, PING, PRIORITY, WINDOW_UPDATE};
     use super::*;
+    use crate::message::frames::{MAX_WINDOW, PING, PRIORITY, WINDOW_UPDATE};
 
     /// A frame of stream 1.
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
@@ -272,10 +280,14 @@ mod tests {
         frame
     }
 
+    fn read(meter: &mut Meter, bytes: &[u8], now: Instant) -> Result<(), Offence> {
+        meter.read(&mut bytes.to_vec(), now)
+    }
+
     /// Of a client that has sent its SETTINGS.
     fn greeted(now: Instant) -> Meter {
         let mut meter = Meter::new(0, now);
-        meter.read(&frame(SETTINGS, 0, 0), now).unwrap();
+        read(&mut meter, &frame(SETTINGS, 0, 0), now).unwrap();
         meter.credit = MOST;
         meter
     }
@@ -293,7 +305,7 @@ mod tests {
         let (mut meter, mut stream) = (greeted(now), 1);
         let mut fine = |frame: &Vec<u8>| {
             stream += if frame[3] == HEADERS { 2 } else { 0 };
-            meter.read(&on(stream, frame.clone()), now).is_ok()
+            read(&mut meter, &on(stream, frame.clone()), now).is_ok()
         };
         (0..most).take_while(|_| frames.iter().all(&mut fine)).count()
     }
@@ -325,7 +337,7 @@ mod tests {
         let response = frame(DATA, 0, 1).repeat(100);
         for _ in 0..100 {
             meter.wrote(&response);
-            meter.read(&frame(WINDOW_UPDATE, 0, 4).repeat(200), now).unwrap();
+            read(&mut meter, &frame(WINDOW_UPDATE, 0, 4).repeat(200), now).unwrap();
         }
     }
 
@@ -339,7 +351,8 @@ mod tests {
         for cut in [1, 2, 7, 9, 16, 17, 18, 1000] {
             let now = Instant::now();
             let mut meter = Meter::new(3, now);
-            let fine = stream.chunks(cut).take_while(|part| meter.read(part, now).is_ok()).count();
+            let fine =
+                stream.chunks(cut).take_while(|part| read(&mut meter, part, now).is_ok()).count();
             // The last byte of the head of the last frame tells.
             assert_eq!(fine, (3 + 9 + 999 * 17 + HEAD - 1) / cut, "cut at {cut}");
         }
@@ -350,10 +363,10 @@ mod tests {
         let now = Instant::now();
         let mut meter = greeted(now);
         let pings = frame(PING, 0, 8).repeat(1_000);
-        assert_eq!(meter.read(&pings, now), Ok(()));
+        assert_eq!(read(&mut meter, &pings, now), Ok(()));
         let later = now + Duration::from_secs(2);
-        assert_eq!(meter.read(&frame(PING, 0, 8).repeat(100), later), Ok(()));
-        assert_eq!(meter.read(&frame(PING, 0, 8), later), Err(Offence::Flood));
+        assert_eq!(read(&mut meter, &frame(PING, 0, 8).repeat(100), later), Ok(()));
+        assert_eq!(read(&mut meter, &frame(PING, 0, 8), later), Err(Offence::Flood));
     }
 
     #[test]
@@ -361,7 +374,7 @@ mod tests {
         let now = Instant::now();
         for first in [frame(PING, 0, 8), frame(HEADERS, 5, 1), frame(SETTINGS, ACK, 0)] {
             let mut meter = Meter::new(0, now);
-            assert_eq!(meter.read(&first, now), Err(Offence::NoSettings), "{first:?}");
+            assert_eq!(read(&mut meter, &first, now), Err(Offence::NoSettings), "{first:?}");
         }
     }
 
@@ -378,7 +391,7 @@ mod tests {
             (GOAWAY, 0, &[7]),
         ] {
             for length in wrong {
-                let told = greeted(now).read(&frame(kind, flags, *length), now);
+                let told = read(&mut greeted(now), &frame(kind, flags, *length), now);
                 assert_eq!(told, Err(Offence::Length), "{kind} {length}");
             }
         }
@@ -390,8 +403,8 @@ mod tests {
     fn a_stream_is_open_until_its_end_is_written_or_it_is_taken_back() {
         let now = Instant::now();
         let mut meter = greeted(now);
-        meter.read(&frame(HEADERS, END_HEADERS, 9), now).unwrap();
-        meter.read(&frame(HEADERS, END_HEADERS | END_STREAM, 9), now).unwrap();
+        read(&mut meter, &frame(HEADERS, END_HEADERS, 9), now).unwrap();
+        read(&mut meter, &frame(HEADERS, END_HEADERS | END_STREAM, 9), now).unwrap();
         assert!(meter.is_delivering());
         meter.wrote(&frame(HEADERS, END_HEADERS, 9));
         let end = frame(DATA, END_STREAM, 5);
@@ -401,9 +414,9 @@ mod tests {
         let goodbye = meter.farewell(Offence::Flood).unwrap();
         assert_eq!(goodbye, [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0xb]);
         assert!(!meter.is_delivering());
-        meter.read(&on(3, frame(HEADERS, END_HEADERS, 9)), now).unwrap();
+        read(&mut meter, &on(3, frame(HEADERS, END_HEADERS, 9)), now).unwrap();
         assert!(meter.is_delivering());
-        meter.read(&on(3, frame(RST_STREAM, 0, 4)), now).unwrap();
+        read(&mut meter, &on(3, frame(RST_STREAM, 0, 4)), now).unwrap();
         assert!(!meter.is_delivering());
     }
 
@@ -418,9 +431,10 @@ mod tests {
         };
         for cut in [1, 5, 10, 100] {
             let mut meter = Meter::new(0, now);
-            let mut read = |bytes: Vec<u8>| bytes.chunks(cut).try_for_each(|c| meter.read(c, now));
-            assert_eq!(read(settings(MAX_WINDOW)), Ok(()), "cut at {cut}");
-            assert_eq!(read(settings(MAX_WINDOW + 1)), Err(Offence::Window), "cut at {cut}");
+            let mut all =
+                |bytes: Vec<u8>| bytes.chunks(cut).try_for_each(|part| read(&mut meter, part, now));
+            assert_eq!(all(settings(MAX_WINDOW)), Ok(()), "cut at {cut}");
+            assert_eq!(all(settings(MAX_WINDOW + 1)), Err(Offence::Window), "cut at {cut}");
         }
     }
 
@@ -435,37 +449,55 @@ mod tests {
             for late in [&begin, &end] {
                 let mut meter = greeted(now);
                 for frame in frames {
-                    assert_eq!(meter.read(frame, now), Ok(()), "{frames:?}");
+                    assert_eq!(read(&mut meter, frame, now), Ok(()), "{frames:?}");
                 }
-                assert_eq!(meter.read(late, now), Err(Offence::Closed), "{frames:?}");
+                assert_eq!(read(&mut meter, late, now), Err(Offence::Closed), "{frames:?}");
             }
         }
+    }
+
+    #[test]
+    fn empty_data_are_hidden_where_they_are_allowed() {
+        let now = Instant::now();
+        let mut meter = greeted(now);
+        let mut hidden = |mut bytes: Vec<u8>| {
+            let before = bytes.clone();
+            meter.read(&mut bytes, now).map(|()| bytes != before)
+        };
+        assert_eq!(hidden(frame(DATA, 0, 0)), Ok(false), "an idle stream");
+        assert_eq!(hidden(frame(HEADERS, 0, 9)), Ok(false));
+        assert_eq!(hidden(frame(DATA, 0, 0)), Ok(false), "in a head");
+        assert_eq!(hidden(frame(CONTINUATION, END_HEADERS, 9)), Ok(false));
+        assert_eq!(hidden(frame(DATA, 0, 0)), Ok(true));
+        assert_eq!(hidden(frame(DATA, 0, 1)), Ok(false));
+        assert_eq!(hidden(frame(DATA, END_STREAM, 0)), Ok(false), "the end");
+        assert_eq!(hidden(frame(DATA, 0, 0)), Err(Offence::Closed));
     }
 
     #[test]
     fn what_a_client_may_not_know_yet_is_no_offence() {
         let now = Instant::now();
         let mut meter = greeted(now);
-        meter.read(&frame(HEADERS, END_HEADERS, 9), now).unwrap();
+        read(&mut meter, &frame(HEADERS, END_HEADERS, 9), now).unwrap();
         meter.wrote(&frame(RST_STREAM, 0, 4));
         for _ in 0..2 {
-            assert_eq!(meter.read(&frame(DATA, END_STREAM, 1), now), Ok(()));
+            assert_eq!(read(&mut meter, &frame(DATA, END_STREAM, 1), now), Ok(()));
         }
         // Neither is it closed what was never open: h2 knows what that is.
         let mut meter = greeted(now);
-        meter.read(&on(5, frame(HEADERS, END_HEADERS | END_STREAM, 9)), now).unwrap();
-        assert_eq!(meter.read(&on(3, frame(HEADERS, END_HEADERS, 9)), now), Ok(()));
+        read(&mut meter, &on(5, frame(HEADERS, END_HEADERS | END_STREAM, 9)), now).unwrap();
+        assert_eq!(read(&mut meter, &on(3, frame(HEADERS, END_HEADERS, 9)), now), Ok(()));
     }
 
     #[test]
     fn a_head_that_does_not_end_is_known() {
         let now = Instant::now();
         let mut meter = greeted(now);
-        meter.read(&frame(HEADERS, END_STREAM, 9), now).unwrap();
+        read(&mut meter, &frame(HEADERS, END_STREAM, 9), now).unwrap();
         let later = now + Duration::from_secs(1);
-        meter.read(&frame(CONTINUATION, 0, 9), later).unwrap();
+        read(&mut meter, &frame(CONTINUATION, 0, 9), later).unwrap();
         assert_eq!(meter.heading_since(), Some(now));
-        meter.read(&frame(CONTINUATION, END_HEADERS, 9), later).unwrap();
+        read(&mut meter, &frame(CONTINUATION, END_HEADERS, 9), later).unwrap();
         assert_eq!(meter.heading_since(), None);
     }
 }

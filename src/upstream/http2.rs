@@ -88,7 +88,7 @@ impl Multiplexed {
         token: T,
     ) -> Result<Arc<Multiplexed>, UpstreamError> {
         let traffic = Traffic::new(&count);
-        let watched = Watched::new(connected.stream, Arc::clone(&traffic), token);
+        let watched = Watched::new(connected.stream, Arc::clone(&traffic), token).of_frames();
         let handshake = Builder::new()
             .initial_max_send_streams(UNTOLD as usize)
             .initial_window_size(STREAM_WINDOW)

@@ -132,6 +132,33 @@ async fn many_small_frames_of_uploads_that_wait() {
     }
 }
 
+/// Nothing, many times, and then one byte.
+fn send_nothing(stream: &mut SendStream<Bytes>) {
+    for _ in 0..300 {
+        stream.send_data(Bytes::new(), false).unwrap();
+    }
+    stream.send_data(Bytes::from_static(b"x"), true).unwrap();
+}
+
+/// RFC 9113, section 6.1, allows it.
+#[tokio::test]
+async fn many_frames_of_nothing() {
+    let app = H2App::start().await;
+    let tide = before(&app, "");
+    let mut client = H2Client::connect(tide.address).await;
+    let (response, mut up) = client.send(request(Method::POST, "/"), false).await;
+    let mut call = app.call().await;
+    send_nothing(&mut up);
+    assert_eq!(rest(call.request.body_mut()).await.unwrap().0, b"x");
+    send_nothing(&mut call.begin(false));
+    assert_eq!(read(response).await.unwrap().body, b"x");
+    let again = client.get("/").await;
+    app.call().await.answer("");
+    assert_eq!(read(again).await.unwrap().status, 200);
+    tide.at_rest().await;
+    assert_eq!(app.connections(), 1);
+}
+
 #[tokio::test]
 async fn a_refusal_that_nobody_takes_is_given_up() {
     let app = App::start().await;

@@ -1,30 +1,33 @@
 //! The frames of HTTP/2 on the wire, as far as whoever reads along needs to know them: their heads
 //! (RFC 9113, section 4.1) and one of the settings. Pure.
 
-pub(super) const DATA: u8 = 0x0;
-pub(super) const HEADERS: u8 = 0x1;
-pub(super) const PRIORITY: u8 = 0x2;
-pub(super) const RST_STREAM: u8 = 0x3;
-pub(super) const SETTINGS: u8 = 0x4;
-pub(super) const PING: u8 = 0x6;
-pub(super) const GOAWAY: u8 = 0x7;
-pub(super) const WINDOW_UPDATE: u8 = 0x8;
-pub(super) const CONTINUATION: u8 = 0x9;
-pub(super) const END_STREAM: u8 = 0x1;
-pub(super) const ACK: u8 = 0x1;
-pub(super) const END_HEADERS: u8 = 0x4;
+pub(crate) const DATA: u8 = 0x0;
+pub(crate) const HEADERS: u8 = 0x1;
+pub(crate) const PRIORITY: u8 = 0x2;
+pub(crate) const RST_STREAM: u8 = 0x3;
+pub(crate) const SETTINGS: u8 = 0x4;
+pub(crate) const PING: u8 = 0x6;
+pub(crate) const GOAWAY: u8 = 0x7;
+pub(crate) const WINDOW_UPDATE: u8 = 0x8;
+pub(crate) const CONTINUATION: u8 = 0x9;
+pub(crate) const END_STREAM: u8 = 0x1;
+pub(crate) const ACK: u8 = 0x1;
+pub(crate) const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+/// Of no frame that there is.
+const UNKNOWN: u8 = 0xfe;
 
 /// The length of a frame's head.
-pub(super) const HEAD: usize = 9;
+pub(crate) const HEAD: usize = 9;
 /// The length of a setting.
 const SETTING: usize = 6;
 const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 0x4;
 /// The largest window (section 6.9.1).
-pub(super) const MAX_WINDOW: u32 = 0x7fff_ffff;
+pub(crate) const MAX_WINDOW: u32 = 0x7fff_ffff;
 
 /// Finds the heads of frames, however they are cut.
 #[derive(Debug, Default)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     /// The beginning of a frame's head.
     head: [u8; HEAD],
     /// How much of it has come.
@@ -32,12 +35,12 @@ pub(super) struct Scanner {
     /// Bytes of the preface, or of the present frame's payload, that are still to come.
     skip: usize,
     /// Of the present frame; 0 before the first.
-    pub(super) kind: u8,
+    pub(crate) kind: u8,
 }
 
 /// Reads the settings of a client as they come.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     /// The beginning of a setting.
     setting: [u8; SETTING],
     /// How much of it has come.
@@ -46,23 +49,23 @@ pub(super) struct Settings {
 
 /// What the head of a frame says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame {
-    pub(super) length: usize,
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
+pub(crate) struct Frame {
+    pub(crate) length: usize,
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
 }
 
 // === impl Scanner ===
 
 impl Scanner {
     /// Of a connection whose first `preface` bytes are no frame.
-    pub(super) fn behind(preface: usize) -> Scanner {
+    pub(crate) fn behind(preface: usize) -> Scanner {
         Scanner { skip: preface, ..Scanner::default() }
     }
 
     /// What there is of the present frame's payload, which is used up.
-    pub(super) fn payload<'b>(&mut self, bytes: &mut &'b [u8]) -> &'b [u8] {
+    pub(crate) fn payload<'b>(&mut self, bytes: &mut &'b [u8]) -> &'b [u8] {
         let (payload, rest) = bytes.split_at(self.skip.min(bytes.len()));
         self.skip -= payload.len();
         *bytes = rest;
@@ -70,7 +73,7 @@ impl Scanner {
     }
 
     /// The head of the next frame, behind a payload, which is used up; `None`: it has not come.
-    pub(super) fn head(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+    pub(crate) fn head(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
         let taken = (HEAD - self.have).min(bytes.len());
         self.head[self.have..self.have + taken].copy_from_slice(&bytes[..taken]);
         self.have += taken;
@@ -86,7 +89,7 @@ impl Scanner {
     }
 
     /// Whether the next byte begins a frame.
-    pub(super) fn is_between(&self) -> bool {
+    pub(crate) fn is_between(&self) -> bool {
         self.have == 0 && self.skip == 0
     }
 }
@@ -94,12 +97,18 @@ impl Scanner {
 // === impl Frame ===
 
 impl Frame {
-    pub(super) fn has(self, flag: u8) -> bool {
+    pub(crate) fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
+    /// DATA that carries nothing and ends nothing. h2 ends a connection with the hundred-and-first
+    /// of its life, although they are allowed.
+    pub(crate) fn is_vain(self) -> bool {
+        self.kind == DATA && self.length == 0 && !self.has(END_STREAM) && !self.has(PADDED)
+    }
+
     /// Whether its kind has such a length. What concerns one stream alone is left to h2.
-    pub(super) fn is_of_right_length(self) -> bool {
+    pub(crate) fn is_of_right_length(self) -> bool {
         match self.kind {
             SETTINGS if self.has(ACK) => self.length == 0,
             SETTINGS => self.length.is_multiple_of(SETTING),
@@ -112,11 +121,19 @@ impl Frame {
     }
 }
 
+/// Gives the frame whose head ends at `end` a kind that nobody knows, and that everybody therefore
+/// passes over (RFC 9113, section 5.5). Not if its kind came before these bytes.
+pub(crate) fn disguise(bytes: &mut [u8], end: usize) {
+    if let Some(kind) = end.checked_sub(HEAD - 3) {
+        bytes[kind] = UNKNOWN;
+    }
+}
+
 // === impl Settings ===
 
 impl Settings {
     /// Reads more; `false`: there is a window larger than may be.
-    pub(super) fn read(&mut self, payload: &[u8]) -> bool {
+    pub(crate) fn read(&mut self, payload: &[u8]) -> bool {
         for &byte in payload {
             self.setting[self.have] = byte;
             self.have += 1;
@@ -131,5 +148,37 @@ impl Settings {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_disguised_where_its_kind_is_there() {
+        let frames = [0, 0, 2, PING, 0, 0, 0, 0, 0, 9, 9, 0, 0, 0, DATA, 0, 0, 0, 0, 1, 7];
+        for cut in 0..frames.len() {
+            let (mut first, mut second) = (frames[..cut].to_vec(), frames[cut..].to_vec());
+            let mut scanner = Scanner::default();
+            for part in [&mut first, &mut second] {
+                let mut end = 0;
+                loop {
+                    let mut rest = &part[end..];
+                    scanner.payload(&mut rest);
+                    let Some(frame) = scanner.head(&mut rest) else { break };
+                    end = part.len() - rest.len();
+                    if frame.is_vain() {
+                        disguise(part, end);
+                    }
+                }
+            }
+            let mut expected = frames;
+            // Its kind stands at 14, and its head ends at 20.
+            if !(15..20).contains(&cut) {
+                expected[14] = UNKNOWN;
+            }
+            assert_eq!([first, second].concat(), expected, "cut at {cut}");
+        }
     }
 }
