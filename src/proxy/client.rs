@@ -422,5 +422,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(5)).await;
         activity.wrote(false);
         assert_eq!(activity.phase(), (Phase::Idle, Instant::now()));
+        // And that says as much as a word of its own.
+        assert_eq!(activity.heard(), Instant::now());
     }
 }

@@ -186,3 +186,23 @@ impl<T: Unpin> AsyncWrite for Watched<T> {
         Poll::Ready(self.written(len, ready!(polled)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_waits_is_known_until_it_is_done() {
+        let traffic = Traffic::new(&Arc::default());
+        let time = Duration::from_millis(100);
+        traffic.wrote(true);
+        assert!(!traffic.is_blocked_for(time));
+        tokio::time::advance(time).await;
+        // Asked again meanwhile.
+        traffic.wrote(true);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(traffic.is_blocked_for(time));
+        traffic.wrote(false);
+        assert!(!traffic.is_blocked_for(Duration::ZERO));
+    }
+}
