@@ -83,28 +83,20 @@ impl Interims {
     /// Takes what waits to be sent. Ask only between two messages.
     #[must_use]
     pub fn take(&self) -> Vec<Said> {
-        let mut state = self.lock();
-        if !state.waiting.is_empty()
-            && let Some(waker) = &state.open
-        {
-            waker.wake_by_ref();
-        }
-        state.size = 0;
-        std::mem::take(&mut state.waiting)
+        self.lock().take()
     }
 
     /// The same on a stream of HTTP/2, where it is taken at once and may wait elsewhere: all in all
     /// no more than may wait here.
     #[must_use]
     pub fn take_some(&self) -> Vec<Said> {
-        let asks = std::mem::take(&mut self.lock().asks);
-        let mut some = self.take();
         let mut state = self.lock();
+        let mut some = state.take();
         some.retain(|said| {
             state.taken += said.size();
             state.taken <= MOST
         });
-        if asks {
+        if std::mem::take(&mut state.asks) {
             some.push(interim(StatusCode::CONTINUE, HeaderMap::new()));
         }
         some
@@ -179,6 +171,16 @@ impl Interim {
 // === impl State ===
 
 impl State {
+    fn take(&mut self) -> Vec<Said> {
+        if !self.waiting.is_empty()
+            && let Some(waker) = &self.open
+        {
+            waker.wake_by_ref();
+        }
+        self.size = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
     fn say(&mut self, said: Said) {
         let size = said.size();
         let Some(waker) = &self.open else { return };

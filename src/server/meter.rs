@@ -106,9 +106,12 @@ impl Meter {
             }
             let Some(frame) = self.incoming.head(&mut rest) else { break };
             end = bytes.len() - rest.len();
-            let among_uploads = self.heading.is_none() && self.uploads.open.contains(&frame.stream);
+            // Anywhere else it is an offence.
+            let hides = frame.is_vain()
+                && self.heading.is_none()
+                && self.uploads.open.contains(&frame.stream);
             self.came(frame, now)?;
-            if frame.is_vain() && among_uploads {
+            if hides {
                 disguise(bytes, end);
             }
         }

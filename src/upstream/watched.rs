@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::connect::Stream;
 use super::pool::Count;
-use crate::message::frames::{Scanner, disguise};
+use crate::message::frames::Scanner;
 
 /// As much is read at once. hyper's buffers grow with what a read brings, up to the longest head,
 /// and three or four of them are full while a client reads slowly: one byte more here and each of
@@ -99,16 +99,8 @@ impl<T> Watched<T> {
     /// Some bytes have come.
     fn came(&mut self, bytes: &mut [u8]) {
         self.traffic.reads.fetch_add(1, Ordering::Relaxed);
-        let Some(frames) = &mut self.frames else { return };
-        let mut end = 0;
-        loop {
-            let mut rest = &bytes[end..];
-            frames.payload(&mut rest);
-            let Some(frame) = frames.head(&mut rest) else { return };
-            end = bytes.len() - rest.len();
-            if frame.is_vain() {
-                disguise(bytes, end);
-            }
+        if let Some(frames) = &mut self.frames {
+            frames.hide_vain(bytes);
         }
     }
 
