@@ -1,8 +1,12 @@
-//! What the fuzz targets (`fuzz/`) look at: the meter of frames, without connections.
+//! What the fuzz targets (`fuzz/`) look at, without connections: the meter of frames, and the
+//! header of the PROXY protocol.
+
+use std::net::SocketAddr;
 
 use tokio::time::Instant;
 
 use super::meter::Meter;
+use super::proxy_protocol::{Parsed, parse};
 
 /// A client of HTTP/2 whose frames are weighed while time stands still.
 #[derive(Debug)]
@@ -28,3 +32,27 @@ impl Weighed {
         self.0.wrote(bytes);
     }
 }
+
+/// What the PROXY protocol makes of the bytes that have come so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// More is needed.
+    Incomplete,
+    /// They are no header, whatever comes.
+    Invalid,
+    /// So many bytes are a header, which tells this source.
+    Of(usize, Option<SocketAddr>),
+}
+
+/// Looks for a header of the PROXY protocol.
+#[must_use]
+pub fn proxy_header(bytes: &[u8]) -> Header {
+    match parse(bytes) {
+        Parsed::Incomplete => Header::Incomplete,
+        Parsed::Invalid(_) => Header::Invalid,
+        Parsed::Header { len, source } => Header::Of(len, source),
+    }
+}
+
+/// The most bytes of a header.
+pub const MAX_HEADER: usize = super::proxy_protocol::MAX_HEADER;
